@@ -1,0 +1,174 @@
+"""The one connection to NATS: what it is, whether it is up, requests and round trips over it.
+
+nats-py owns TLS, credentials, the list of servers and reconnecting. Its callbacks run inside its
+read loop, so those here neither wait nor raise; they set state and call plain functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+import nats.errors
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from bridge.broker import ingest
+from bridge.errors import BrokerUnavailable
+from schemas.bus import BusSettings
+
+log = logging.getLogger(__name__)
+
+PING_INTERVAL: Final = 5
+"""Seconds between nats-py's own PINGs; with two outstanding, a dead peer shows within 15 s."""
+
+
+class Nobody(BrokerUnavailable):
+    """Nobody answers requests on this subject (NATS status 503)."""
+
+
+class Connection:
+    """The connection and its state. ``on_up`` and ``on_down`` are called on every change."""
+
+    def __init__(self, settings: BusSettings, name: str, deliver: ingest.Deliver) -> None:
+        self._settings: Final = settings
+        self._name: Final = name
+        self._client: Final = Client()
+        self._up = False
+        self.on_up: Callable[[], None] = lambda: None
+        self.on_down: Callable[[], None] = lambda: None
+        ingest.install(self._client, deliver)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether NATS is connected now, as far as nats-py knows."""
+        return self._up and self._client.is_connected
+
+    @property
+    def client(self) -> Client:
+        """nats-py's client, for what is not on the hot path."""
+        return self._client
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """nats-py's JetStream context with this deployment's time limit."""
+        return self._client.jetstream(timeout=self._settings.timeout)
+
+    async def open(self) -> None:
+        """Connect; raises :class:`BrokerUnavailable` that says why, within the time allowed."""
+        last: list[str] = []
+
+        async def on_error(error: Exception) -> None:
+            last[:] = [str(error) or type(error).__name__]
+            log.warning("nats: %s", last[0])
+
+        async def on_disconnected() -> None:
+            self._set(False)
+
+        async def on_reconnected() -> None:
+            self._set(True)
+
+        async def on_closed() -> None:
+            self._set(False)
+
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                await self._client.connect(
+                    **self._settings.connect_options(),
+                    name=self._name,
+                    error_cb=on_error,
+                    disconnected_cb=on_disconnected,
+                    reconnected_cb=on_reconnected,
+                    closed_cb=on_closed,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=1,
+                    ping_interval=PING_INTERVAL,
+                    max_outstanding_pings=2,
+                    connect_timeout=max(1, int(self._settings.timeout)),
+                )
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            with contextlib.suppress(Exception):
+                await self._client.close()
+            reason = last[0] if last else str(error) or "no answer"
+            raise BrokerUnavailable(f"NATS can't be reached: {reason}") from error
+        self._set(True)
+
+    def _set(self, up: bool) -> None:
+        if up == self._up:
+            return
+        self._up = up
+        log.log(logging.INFO if up else logging.WARNING, "nats: %s", "up" if up else "down")
+        try:
+            (self.on_up if up else self.on_down)()
+        except Exception:
+            # nats-py would go on reconnecting for ever if this got out of its callback.
+            log.exception("a change of the connection could not be handled")
+
+    def write(self, operations: bytes) -> None:
+        """Put protocol operations on the wire; they are lost when the connection is down."""
+        if self.is_up:
+            ingest.write(self._client, operations)
+
+    def ping(self, operations: bytes, latch: ingest.Latch) -> None:
+        """Write operations and a PING behind them; ``latch`` is told when NATS has done them."""
+        ingest.await_pong(self._client, latch)
+        ingest.write(self._client, operations + b"PING\r\n")
+
+    async def round_trip(self, timeout: float) -> float:
+        """Return the seconds of a PING and its PONG; raises :class:`BrokerUnavailable`."""
+        if not self.is_up:
+            raise BrokerUnavailable("there is no connection to NATS")
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bool] = loop.create_future()
+        start = loop.time()
+        self.ping(b"", answer)
+        try:
+            async with asyncio.timeout(timeout):
+                await answer
+        except TimeoutError:
+            raise BrokerUnavailable("NATS does not answer") from None
+        return loop.time() - start
+
+    async def request(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None
+    ) -> bytes:
+        """Ask and return the answer; raises :class:`Nobody` or :class:`BrokerUnavailable`."""
+        if not self.is_up:
+            raise BrokerUnavailable("there is no connection to NATS")
+        try:
+            answer = await self._client.request(
+                subject, payload, timeout=self._settings.timeout, headers=headers
+            )
+        except nats.errors.NoRespondersError:
+            raise Nobody("nobody answers") from None
+        except (nats.errors.Error, OSError) as error:
+            raise BrokerUnavailable("no answer in time") from error
+        return bytes(answer.data)
+
+    def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+        """Publish without waiting; for what may be lost, on a connection that is up."""
+        block = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"NATS/1.0\r\n{block}\r\n".encode()
+        total = len(head) + len(payload)
+        if total <= self._client.max_payload:
+            line = f"HPUB {subject} {len(head)} {total}\r\n".encode()
+            self.write(b"".join((line, head, payload, b"\r\n")))
+
+    async def close(self) -> None:
+        """Drain and close, within the time allowed; safe to call twice."""
+        client: Any = self._client
+        if client.is_closed:
+            return
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                if client.is_connected and not client.is_reconnecting:
+                    await client.drain()
+                else:
+                    await client.close()
+        except (TimeoutError, OSError, nats.errors.Error) as error:
+            log.warning("nats: not drained: %s", error or type(error).__name__)
+            with contextlib.suppress(Exception):
+                await client.close()

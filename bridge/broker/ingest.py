@@ -1,0 +1,154 @@
+"""Bytes from NATS → messages for the bridge, in place and without a task; the rest → nats-py.
+
+nats-py owns the connection. Its parser is replaced by :class:`Ingest`, which handles ``MSG`` and
+``HMSG`` of the bridge's own subscriptions straight from the bytes of one read. Their subscription
+ids begin with ``i``, nats-py's are numbers, so one byte tells them apart. Everything else goes to
+nats-py's parser, whole operations at a time.
+
+This is the one file that knows nats-py's internals: ``Client._ps``, ``_pongs``, ``_transport`` and
+``Parser.parse``/``reset``. Nothing here may block; it runs inside nats-py's read loop.
+Protocol: NATS client protocol, https://docs.nats.io/reference/reference-protocols/nats-protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from nats.aio.client import Client
+from nats.errors import ProtocolError
+from nats.protocol.parser import Parser
+
+from bridge.errors import BrokerError
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[bytes, bytes, bytes, bytes], None]
+"""Takes subscription id, subject, header block (empty if there is none), payload."""
+
+OWN: Final = ord("i")
+MAX_CONTROL_LINE: Final = 64 * 1024
+"""An operation without its line end after this many bytes is no protocol; INFO is the longest."""
+MAX_PAYLOAD: Final = 64 * 1024 * 1024
+"""nats-server's own upper bound of ``max_payload``."""
+
+_MSG: Final = b"MSG"
+_HMSG: Final = b"HMSG"
+_CRLF: Final = b"\r\n"
+
+
+class IngestError(BrokerError, ProtocolError):
+    """NATS sent bytes that are no protocol; nats-py reconnects on it."""
+
+
+class Latch(Protocol):
+    """Waits for one PONG. nats-py puts futures into the same list, which fit too."""
+
+    def done(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def set_result(self, result: bool, /) -> None:
+        """The PONG is here."""
+
+
+class Ingest(Parser):  # type: ignore[misc]  # nats-py has no type information for it
+    """nats-py's parser with the bridge's messages taken out before it sees them."""
+
+    def __init__(self, client: Client, deliver: Deliver) -> None:
+        self._deliver = deliver
+        super().__init__(client)
+
+    def reset(self) -> None:
+        """Forget what is half read; nats-py calls this when it reconnects."""
+        super().reset()
+        self._partial = bytearray()
+        self._needed = 0
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Handle the bytes of one read; raises :class:`IngestError` for what is no protocol."""
+        if self._partial:
+            self._partial += data
+            if len(self._partial) < self._needed:
+                return
+            data = bytes(self._partial)
+            self._partial = bytearray()
+        position, size, deliver = 0, len(data), self._deliver
+        self._needed = 0
+        while position < size:
+            line_end = data.find(_CRLF, position)
+            if line_end < 0:
+                if size - position > MAX_CONTROL_LINE:
+                    raise IngestError("an operation is too long")
+                break
+            words = data[position:line_end].split()
+            if not words:
+                raise IngestError("an operation is empty")
+            operation = words[0]
+            if operation == _MSG or operation == _HMSG:
+                start = line_end + 2
+                try:
+                    sid = words[2]
+                    length = int(words[-1])
+                    header_length = int(words[-2]) if operation == _HMSG else 0
+                except (IndexError, ValueError):
+                    raise IngestError("a message has a malformed control line") from None
+                if not 0 <= header_length <= length <= MAX_PAYLOAD or not 4 <= len(words) <= 6:
+                    raise IngestError("a message has a malformed control line")
+                end = start + length
+                if end + 2 > size:
+                    self._needed = end + 2 - position
+                    break
+                if data[end : end + 2] != _CRLF:
+                    raise IngestError("a message does not end where it says")
+                if sid[0] == OWN:
+                    split = start + header_length
+                    try:
+                        deliver(sid, words[1], data[start:split], data[split:end])
+                    except Exception:
+                        # A fault of ours with one event must not end nats-py's read loop, which
+                        # would stop every client for good while it still looks connected.
+                        log.exception("an event could not be handled")
+                else:
+                    await super().parse(data[position : end + 2])
+                position = end + 2
+            elif operation == b"PONG":
+                self._pong()
+                position = line_end + 2
+            else:
+                await super().parse(data[position : line_end + 2])
+                if self.buf:
+                    raise IngestError("an operation is unknown")
+                position = line_end + 2
+        if position < size:
+            self._partial += data[position:]
+
+    def _pong(self) -> None:
+        # nats-py's own way raises, and ends its read loop, when the waiter has given up meanwhile.
+        pongs = self.nc._pongs
+        if pongs:
+            waiter = pongs.pop(0)
+            if not waiter.done():
+                waiter.set_result(True)
+        self.nc._pongs_received += 1
+        self.nc._pings_outstanding = 0
+
+
+def install(client: Client, deliver: Deliver) -> None:
+    """Replace the parser of a client that is not connected yet."""
+    client._ps = Ingest(client, deliver)
+
+
+def write(client: Client, operations: bytes) -> None:
+    """Put whole protocol operations on the wire now, past nats-py's queue.
+
+    For a client that is connected. nats-py writes a PING at once but queues a SUB, so that a PONG
+    would confirm nothing: operations that must keep their order go this way, together.
+    """
+    transport: Any = client._transport
+    transport.write(operations)
+
+
+def await_pong(client: Client, latch: Latch) -> None:
+    """Register who waits for the PONG of a PING that is written right after this call."""
+    client._pongs.append(latch)  # type: ignore[arg-type]  # a list of futures to nats-py

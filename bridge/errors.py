@@ -1,0 +1,43 @@
+"""The exceptions of the bridge.
+
+::
+
+    BridgeError
+    ├── TokenError              the peer's token is refused; ``reason`` says why, never the token
+    ├── TicketError             the ticket is unknown, used or expired
+    ├── BrokerError             NATS did not do what was asked
+    │   ├── BrokerUnavailable   no connection, or no answer in time
+    │   └── IngestError         NATS sent bytes that are no protocol (also nats-py's ProtocolError)
+    └── StartError              the bridge can't start; told in one plain line
+"""
+
+from __future__ import annotations
+
+
+class BridgeError(Exception):
+    """Root of what the bridge raises itself."""
+
+
+class TokenError(BridgeError):
+    """A token that is refused. ``expired`` tells a token that was good once from the others."""
+
+    def __init__(self, reason: str, *, expired: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.expired = expired
+
+
+class TicketError(BridgeError):
+    """A ticket that is unknown, was used, or is too old."""
+
+
+class BrokerError(BridgeError):
+    """NATS did not do what was asked of it."""
+
+
+class BrokerUnavailable(BrokerError):
+    """There is no connection to NATS, or no answer within the time allowed."""
+
+
+class StartError(BridgeError):
+    """The bridge can't start, for a reason that its owner can mend."""

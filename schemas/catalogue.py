@@ -1,0 +1,155 @@
+"""The catalogue: the closed set of event types that one deployment knows.
+
+It answers what a type is, which types a pattern covers, and whether bytes are a valid event. The
+bridge asks the last for every event, so validation is one call into compiled code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Final, Literal
+
+from pydantic import ValidationError, create_model
+
+from schemas import events as builtin
+from schemas.codes import RejectReason
+from schemas.envelope import Envelope, JsonObject
+from schemas.errors import CatalogueError, EventError
+from schemas.events import EventData, Traits
+from schemas.patterns import Pattern
+
+
+class EventType:
+    """One type: its traits, its model, and the compiled check of its envelope."""
+
+    __slots__ = ("_validate", "envelope", "model", "name", "traits")
+
+    def __init__(self, model: type[EventData]) -> None:
+        self.model: Final = model
+        self.traits: Final[Traits] = model.traits
+        self.name: Final = model.traits.type
+        self.envelope: Final[type[Envelope[EventData]]] = create_model(
+            f"{model.__name__}Envelope",
+            __base__=Envelope[model],  # type: ignore[valid-type]  # built at run time
+            type=(Literal[model.traits.type], ...),  # type: ignore[arg-type]
+        )
+        self._validate = self.envelope.__pydantic_validator__.validate_json
+
+    def check(self, payload: bytes) -> Envelope[EventData]:
+        """Return the event of this JSON text; raises :class:`EventError` with its reason."""
+        if b"NaN" in payload or b"Infinity" in payload:
+            _refuse_constants(payload)
+        try:
+            return self._validate(payload)  # type: ignore[no-any-return]  # typed Any by pydantic
+        except ValidationError as error:
+            raise event_error(error) from None
+
+
+def _refuse_constants(payload: bytes) -> None:
+    # The compiled check reads NaN and Infinity as numbers; JSON (RFC 8259 §6) and browsers don't.
+    def refuse(name: str) -> None:
+        raise EventError(RejectReason.INVALID_JSON, f"{name} is not JSON")
+
+    try:
+        json.loads(payload, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, EventError):
+            raise
+        raise EventError(RejectReason.INVALID_JSON, "Invalid JSON") from None
+
+
+def event_error(error: ValidationError) -> EventError:
+    """Tell pydantic's refusal of an envelope in this contract's words, first error first."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = first["loc"]
+    if first["type"] == "json_invalid":
+        reason = RejectReason.INVALID_JSON
+    elif path == ("type",) and first["type"] == "literal_error":
+        reason = RejectReason.TYPE_MISMATCH
+    elif path[:1] == ("data",) and len(path) > 1:
+        reason = RejectReason.INVALID_DATA
+    else:
+        reason = RejectReason.INVALID_ENVELOPE
+    return EventError(reason, first["msg"], ".".join(map(str, path)))
+
+
+class Catalogue:
+    """A closed set of event types."""
+
+    def __init__(self, models: Iterable[type[EventData]]) -> None:
+        """Build from models declared with :func:`schemas.events.event`.
+
+        Raises :class:`CatalogueError` when two models declare one type.
+        """
+        types: dict[str, EventType] = {}
+        for model in models:
+            if model.traits.type in types:
+                raise CatalogueError(f"{model.traits.type} is declared twice")
+            types[model.traits.type] = EventType(model)
+        self._types: Final = types
+
+    @classmethod
+    def load(cls, modules: Iterable[str] = ()) -> Catalogue:
+        """Build from the types of this package and those of the modules named.
+
+        Raises :class:`CatalogueError` that names the module which can't be imported, or declares
+        none.
+        """
+        models = list(declared(builtin))
+        for name in modules:
+            try:
+                module = importlib.import_module(name)
+            except ImportError as error:
+                raise CatalogueError(f"catalogue module {name!r}: {error}") from error
+            found = [model for model in declared(module) if model not in models]
+            if not found:
+                raise CatalogueError(f"catalogue module {name!r} declares no event type")
+            models += found
+        return cls(models)
+
+    def __contains__(self, event_type: object) -> bool:
+        return event_type in self._types
+
+    def __len__(self) -> int:
+        return len(self._types)
+
+    def get(self, event_type: str) -> EventType | None:
+        """Return the type of this name, or None."""
+        return self._types.get(event_type)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The names of all types, sorted."""
+        return tuple(sorted(self._types))
+
+    def of(self, data: EventData) -> EventType:
+        """Return the type of this data; raises :class:`EventError` for one that is not here."""
+        found = self._types.get(data.traits.type)
+        if found is None or found.model is not type(data):
+            raise EventError(
+                RejectReason.UNKNOWN_EVENT, f"{data.traits.type} is not in the catalogue", "type"
+            )
+        return found
+
+    def expand(self, pattern: Pattern) -> tuple[str, ...]:
+        """Return the names of the types that a pattern covers, sorted."""
+        return tuple(name for name in sorted(self._types) if pattern.matches_type(name))
+
+    def json_schema(self) -> dict[str, JsonObject]:
+        """Return the JSON Schema of each type's envelope as clients read it, by type."""
+        return {
+            name: self._types[name].envelope.model_json_schema(mode="serialization")
+            for name in self.types
+        }
+
+
+def declared(module: ModuleType) -> list[type[EventData]]:
+    """Return the event models that a module holds, in their order."""
+    found: list[type[EventData]] = []
+    for value in vars(module).values():
+        if isinstance(value, type) and issubclass(value, EventData) and "traits" in vars(value):
+            found.append(value)
+    return found

@@ -1,0 +1,180 @@
+"""Client → bridge messages, and what the bridge asks a service on a client's behalf."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from schemas.codes import ErrorCode
+from schemas.errors import SchemaError
+from schemas.events import Id
+
+Text128 = Annotated[str, Field(max_length=128)]
+MAX_PATTERNS: Final = 1000
+"""Most patterns in one message; what a connection may hold is a setting."""
+
+
+class Strict(BaseModel):
+    """Base of what peers send: strict types, unknown fields pass unread."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+
+class ClientMessage(Strict):
+    """Fields that every client message may have. ``id`` comes back as ``reply_to``."""
+
+    id: Text128 | None = None
+    timestamp: str | None = None
+    traceparent: Text128 | None = None
+
+
+class PingData(Strict):
+    pingId: str | int | None = None  # noqa: N815  # the seed's name on the wire
+
+
+class Ping(ClientMessage):
+    type: Literal["ping"]
+    data: PingData = PingData()
+
+
+class Heartbeat(ClientMessage):
+    type: Literal["heartbeat"]
+
+
+class SubscribeData(Strict):
+    events: Annotated[list[str], Field(max_length=MAX_PATTERNS)] = []
+    cursor: str | None = None
+    policy: dict[str, Any] | None = None
+
+
+class Subscribe(ClientMessage):
+    type: Literal["subscribe"]
+    data: SubscribeData
+
+
+class UnsubscribeData(Strict):
+    events: Annotated[list[str], Field(max_length=MAX_PATTERNS)] = []
+
+
+class Unsubscribe(ClientMessage):
+    type: Literal["unsubscribe"]
+    data: UnsubscribeData
+
+
+class UploadCancelData(Strict):
+    upload_id: Id
+
+
+class UploadCancel(ClientMessage):
+    type: Literal["upload.cancel"]
+    data: UploadCancelData
+
+
+class TokenData(Strict):
+    token: Annotated[str, Field(min_length=1, repr=False)]
+
+
+class AuthRefresh(ClientMessage):
+    type: Literal["auth.refresh"]
+    data: TokenData
+
+
+class Authenticate(ClientMessage):
+    type: Literal["authenticate"]
+    data: TokenData
+
+
+AnyClientMessage = (
+    Ping | Heartbeat | Subscribe | Unsubscribe | UploadCancel | AuthRefresh | Authenticate
+)
+
+CLIENT_MESSAGE_TYPES: Final = frozenset(
+    {
+        "ping",
+        "heartbeat",
+        "subscribe",
+        "unsubscribe",
+        "upload.cancel",
+        "auth.refresh",
+        "authenticate",
+    }
+)
+
+_validate: Final = TypeAdapter[AnyClientMessage](
+    Annotated[AnyClientMessage, Field(discriminator="type")]
+).validator.validate_json
+
+
+class MessageError(SchemaError):
+    """A client message that is refused: its error code, words for its author, its ``id``."""
+
+    def __init__(self, code: ErrorCode, message: str, reply_to: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.reply_to = reply_to
+
+
+def parse_client_message(text: bytes | str) -> AnyClientMessage:
+    """Read one client message; raises :class:`MessageError` that says what is wrong with it.
+
+    The words name the field and what was expected, never the value: it may hold a token.
+    """
+    try:
+        return _validate(text)  # type: ignore[no-any-return]  # typed Any by pydantic
+    except ValidationError as error:
+        raise _explain(text, error) from None
+
+
+def _explain(text: bytes | str, error: ValidationError) -> MessageError:
+    try:
+        value = from_json(text)
+    except ValueError as refused:
+        return MessageError(ErrorCode.INVALID_MESSAGE_FORMAT, f"Invalid JSON: {refused}")
+    if not isinstance(value, dict):
+        return MessageError(ErrorCode.INVALID_MESSAGE_FORMAT, "Message must be an object")
+    reply_to = value.get("id")
+    if not isinstance(reply_to, str) or len(reply_to) > 128:
+        reply_to = None
+    if "type" not in value:
+        return MessageError(
+            ErrorCode.INVALID_MESSAGE_FORMAT, "Message must have 'type' field", reply_to
+        )
+    kind = value["type"]
+    if kind not in CLIENT_MESSAGE_TYPES if isinstance(kind, str) else True:
+        shown = kind[:64] if isinstance(kind, str) else type(kind).__name__
+        return MessageError(
+            ErrorCode.INVALID_MESSAGE_TYPE, f"Unknown message type: {shown}", reply_to
+        )
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    path = ".".join(map(str, first["loc"][1:]))
+    return MessageError(
+        ErrorCode.INVALID_MESSAGE_FORMAT,
+        f"{path}: {first['msg']}" if path else first["msg"],
+        reply_to,
+    )
+
+
+class CommandRequest(Strict):
+    """What a service gets on ``commands.<command>.<user>.<resource>``.
+
+    ``user_id`` and ``resource_id`` are in the subject too, which is what permissions guard; a
+    service reads them there.
+    """
+
+    command: str
+    user_id: str
+    resource_id: str
+    id: str
+    timestamp: str
+    data: dict[str, Any] = {}
+
+
+class CommandReply(Strict):
+    """What a service answers: accepted, or refused with a reason in words for the user."""
+
+    accepted: bool
+    code: Literal[ErrorCode.COMMAND_FAILED, ErrorCode.NOT_PERMITTED] = ErrorCode.COMMAND_FAILED
+    reason: Annotated[str, Field(max_length=512)] = ""
