@@ -148,8 +148,8 @@ class Catalogue:
 
 def declared(module: ModuleType) -> list[type[EventData]]:
     """Return the event models that a module holds, in their order."""
-    found: list[type[EventData]] = []
-    for value in vars(module).values():
-        if isinstance(value, type) and issubclass(value, EventData) and "traits" in vars(value):
-            found.append(value)
-    return found
+    return [
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, EventData) and "traits" in vars(value)
+    ]

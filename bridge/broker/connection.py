@@ -94,7 +94,7 @@ class Connection:
                 await self._client.close()
             reason = last[0] if last else str(error) or "no answer"
             raise BrokerUnavailable(f"NATS can't be reached: {reason}") from error
-        self._set(True)
+        self._up = True
 
     def _set(self, up: bool) -> None:
         if up == self._up:
@@ -149,13 +149,16 @@ class Connection:
         return bytes(answer.data)
 
     def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
-        """Publish without waiting; for what may be lost, on a connection that is up."""
+        """Publish without waiting; for what may be lost, on a connection that is up.
+
+        A payload that would not fit beside its headers is left away.
+        """
         block = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"NATS/1.0\r\n{block}\r\n".encode()
-        total = len(head) + len(payload)
-        if total <= self._client.max_payload:
-            line = f"HPUB {subject} {len(head)} {total}\r\n".encode()
-            self.write(b"".join((line, head, payload, b"\r\n")))
+        if len(head) + len(payload) > self._client.max_payload:
+            payload = b""
+        line = f"HPUB {subject} {len(head)} {len(head) + len(payload)}\r\n".encode()
+        self.write(b"".join((line, head, payload, b"\r\n")))
 
     async def close(self) -> None:
         """Drain and close, within the time allowed; safe to call twice."""

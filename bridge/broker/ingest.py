@@ -52,7 +52,7 @@ class Latch(Protocol):
         """The PONG is here."""
 
 
-class Ingest(Parser):  # type: ignore[misc]  # nats-py has no type information for it
+class Ingest(Parser):
     """nats-py's parser with the bridge's messages taken out before it sees them."""
 
     def __init__(self, client: Client, deliver: Deliver) -> None:

@@ -1,0 +1,82 @@
+# The front door: `make` lists what there is. Works with GNU make 3.81, which macOS ships.
+
+PYTHON ?=
+VENV   ?= .venv
+ARGS   ?=
+BIN    := $(VENV)/bin
+
+# Sets $python to the first of the candidates that is new enough and can make an environment,
+# or says in one line what is missing.
+define FIND_PYTHON
+	why='Python 3.11 or newer is needed, and no python3 was found.'; \
+	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 ''; do \
+	  if [ -z "$$python" ]; then echo "$$why" >&2; exit 1; fi; \
+	  version=$$("$$python" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null) || continue; \
+	  if ! "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then \
+	    why="Python 3.11 or newer is needed, and $$python is $$version."; continue; fi; \
+	  if "$$python" -c 'import ensurepip, venv' 2>/dev/null; then break; fi; \
+	  why="$$python has no venv module (on Debian and Ubuntu: apt install python3-venv)."; \
+	done
+endef
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(VENV)/.installed ## Make the environment (PYTHON=… and VENV=… to choose)
+
+# Made anew whenever the lock changes, so that nothing unlocked stays behind.
+$(VENV)/.locked: requirements.lock
+	@$(FIND_PYTHON); \
+	echo "Python $$version: making $(VENV)"; \
+	"$$python" -m venv --clear "$(VENV)" && \
+	"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock && \
+	touch "$@"
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@"$(BIN)/python" -m pip install --disable-pip-version-check --quiet --no-build-isolation --no-deps -e . && \
+	touch "$@"
+
+.PHONY: demo
+demo: setup ## Run everything here: embedded broker, bridge on 127.0.0.1:8000, sample services
+	@exec $(BIN)/bridge dev $(ARGS)
+
+.PHONY: test
+test: setup ## Run the tests (ARGS='tests/unit -k name')
+	@$(BIN)/pytest $(ARGS)
+
+.PHONY: lint
+lint: setup ## Check style and format
+	@$(BIN)/ruff check && $(BIN)/ruff format --check
+
+.PHONY: fmt
+fmt: setup ## Mend style and format
+	@$(BIN)/ruff check --fix && $(BIN)/ruff format
+
+.PHONY: types
+types: setup ## Check types
+	@$(BIN)/mypy
+
+.PHONY: check-compose
+check-compose: setup ## Build the image, run the Compose stack and receive an event through it
+	@deploy/check-compose
+
+# The pins in the lock files are kept where pyproject.toml still allows them.
+LOCK = pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --quiet $(if $(UPGRADE),--upgrade)
+
+.PHONY: lock
+lock: ## Write the lock files from pyproject.toml (UPGRADE=1 for the newest versions)
+	@$(FIND_PYTHON); \
+	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
+	"$$python" -m venv "$$dir" && \
+	"$$dir/bin/python" -m pip install --disable-pip-version-check --quiet uv && \
+	"$$dir/bin/uv" $(LOCK) --extra bridge --extra dev -o requirements.lock && \
+	"$$dir/bin/uv" $(LOCK) --extra bridge -c requirements.lock -o requirements-bridge.lock && \
+	"$$dir/bin/uv" $(subst pyproject.toml,--group build,$(LOCK)) -c requirements.lock -o requirements-build.lock
+
+.PHONY: clean
+clean: ## Remove environments, builds and caches
+	rm -rf "$(VENV)" .venv .venv313 build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,220 @@
+"""What the bridge is subscribed to at NATS, counted by who holds it, and confirmed.
+
+A :class:`Unit` is one NATS subscription. The first holder subscribes, the last one leaves after a
+short linger, so that a reconnecting client finds its interest still there. :meth:`Interests.confirm`
+answers when NATS has everything that was asked so far: one PING serves all that wait.
+
+Nothing here waits; time comes in through :meth:`Interests.tick`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+log = logging.getLogger(__name__)
+
+Receive = Callable[[bytes, bytes, bytes], None]
+"""Takes subject, header block and payload of a message that came in on a unit."""
+
+Confirmed = Callable[[bool], None]
+"""Called once: True when NATS has the interest, False when that took too long."""
+
+
+class Wire(Protocol):
+    """What the interests need of the connection."""
+
+    @property
+    def is_up(self) -> bool: ...
+
+    def write(self, operations: bytes) -> None: ...
+
+    def ping(self, operations: bytes, latch: _Batch) -> None: ...
+
+
+class Unit:
+    """One NATS subscription. ``lingers_until`` is set while nobody holds it."""
+
+    __slots__ = ("confirmed", "holders", "lingers_until", "receive", "sid", "subject")
+
+    def __init__(self, sid: bytes, subject: str, receive: Receive) -> None:
+        self.sid: Final = sid
+        self.subject: Final = subject
+        self.receive = receive
+        self.holders = 0
+        self.confirmed = False
+        self.lingers_until: float | None = None
+
+
+class _Batch:
+    """Units and waiters that one PING confirms; a latch in nats-py's list of PONGs."""
+
+    __slots__ = ("_arrived", "units", "waiters")
+
+    def __init__(self, arrived: Callable[[_Batch], None]) -> None:
+        self._arrived = arrived
+        self.units: list[Unit] = []
+        self.waiters: deque[tuple[float, Confirmed]] = deque()
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, _: bool, /) -> None:
+        self._arrived(self)
+
+
+class Interests:
+    """The units of one connection."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        *,
+        clock: Callable[[], float],
+        call_soon: Callable[[Callable[[], None]], object],
+        linger: float,
+        patience: float,
+    ) -> None:
+        """``linger`` and ``patience`` (the longest a confirmation may take) are seconds."""
+        self._wire: Final = wire
+        self._clock: Final = clock
+        self._call_soon: Final = call_soon
+        self._linger: Final = linger
+        self._patience: Final = patience
+        self._units: Final[dict[bytes, Unit]] = {}
+        self._by_subject: Final[dict[str, Unit]] = {}
+        self._lingering: Final[dict[bytes, Unit]] = {}
+        self._next_sid = 1
+        self._asked = _Batch(self._on_pong)
+        self._sent: Final[deque[_Batch]] = deque()
+        self._scheduled = False
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """What NATS has been asked for, in the order of asking."""
+        return tuple(self._by_subject)
+
+    def deliver(self, sid: bytes, subject: bytes, headers: bytes, payload: bytes) -> None:
+        """Hand a message to its unit; one that was left meanwhile has no say any more."""
+        unit = self._units.get(sid)
+        if unit is not None:
+            unit.receive(subject, headers, payload)
+
+    def hold(self, subject: str, receive: Receive) -> Unit:
+        """Return the unit of this subject with one more holder; subscribe if it is the first.
+
+        Holders of one subject share one ``receive``: that of the newest.
+        """
+        unit = self._by_subject.get(subject)
+        if unit is None:
+            unit = Unit(b"i%d" % self._next_sid, subject, receive)
+            self._next_sid += 1
+            self._units[unit.sid] = self._by_subject[subject] = unit
+            self._asked.units.append(unit)
+            self._schedule()
+        elif unit.lingers_until is not None:
+            unit.lingers_until = None
+            del self._lingering[unit.sid]
+        unit.holders += 1
+        unit.receive = receive
+        return unit
+
+    def release(self, unit: Unit) -> None:
+        """Give one hold back; without holders the unit goes after the linger."""
+        unit.holders -= 1
+        if unit.holders == 0:
+            unit.lingers_until = self._clock() + self._linger
+            self._lingering[unit.sid] = unit
+
+    def drop(self, units: Iterable[Unit]) -> None:
+        """Leave these units now: nothing that comes in on them is handed on any more."""
+        gone = list(units)
+        for unit in gone:
+            self._lingering.pop(unit.sid, None)
+            del self._units[unit.sid]
+            del self._by_subject[unit.subject]
+        if gone:
+            self._wire.write(b"".join(b"UNSUB %s\r\n" % unit.sid for unit in gone))
+
+    def confirm(self, confirmed: Confirmed) -> None:
+        """Call back when NATS has every unit held so far; at once if it has them already."""
+        if self._wire.is_up and not self._asked.units:
+            if not self._sent:
+                confirmed(True)
+                return
+            batch = self._sent[-1]
+        else:
+            batch = self._asked
+            self._schedule()
+        batch.waiters.append((self._clock() + self._patience, confirmed))
+
+    def tick(self) -> None:
+        """Let go of what lingered long enough, and tell those who waited too long."""
+        now = self._clock()
+        self.drop(
+            [
+                unit
+                for unit in self._lingering.values()
+                if unit.lingers_until is not None and unit.lingers_until <= now
+            ]
+        )
+        for batch in (*self._sent, self._asked):
+            while batch.waiters and batch.waiters[0][0] <= now:
+                _tell(batch.waiters.popleft()[1], False)
+
+    def on_down(self) -> None:
+        """The connection is gone: nothing is confirmed, and the PINGs on their way are lost."""
+        for unit in self._units.values():
+            unit.confirmed = False
+        waiters = [waiter for batch in self._sent for waiter in batch.waiters]
+        self._sent.clear()
+        asked = self._asked.waiters
+        self._asked = _Batch(self._on_pong)
+        self._asked.waiters.extend(waiters)
+        self._asked.waiters.extend(asked)
+
+    def on_up(self) -> None:
+        """The connection is back: ask for everything again, and confirm it."""
+        self._asked.units = list(self._units.values())
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self._ask)
+
+    def _ask(self) -> None:
+        self._scheduled = False
+        if not self._wire.is_up:
+            return
+        batch, self._asked = self._asked, _Batch(self._on_pong)
+        batch.units = [unit for unit in batch.units if unit.sid in self._units]
+        if not batch.units and not batch.waiters:
+            return
+        self._sent.append(batch)
+        self._wire.ping(
+            b"".join(b"SUB %s  %s\r\n" % (unit.subject.encode(), unit.sid) for unit in batch.units),
+            batch,
+        )
+
+    def _on_pong(self, batch: _Batch) -> None:
+        if not self._sent or self._sent[0] is not batch:
+            return  # of a connection that is gone
+        self._sent.popleft()
+        for unit in batch.units:
+            unit.confirmed = True
+        for _, confirmed in batch.waiters:
+            _tell(confirmed, True)
+
+
+def _tell(confirmed: Confirmed, done: bool) -> None:
+    try:
+        confirmed(done)
+    except Exception:
+        # Called from nats-py's read loop: one waiter's fault must not end it for all.
+        log.exception("a confirmed interest could not be handled")

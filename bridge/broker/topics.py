@@ -1,0 +1,206 @@
+"""Topics: for each event type either one wide subscription or one for each resource.
+
+NATS sends a message once for each subscription that matches, so a type is never subscribed both
+ways for long. While it is, between asking for the new and leaving the old, both copies of a message
+come in, and :class:`Overlap` lets one of them through: nothing is lost and nothing doubled, whatever
+order NATS writes them in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from bridge.broker.interests import Interests, Receive, Unit
+from schemas.patterns import ANY
+from schemas.subjects import Address, Audience, Root, Subjects
+
+SETTLE: Final = 1.0
+"""Seconds for which both ways stay subscribed after NATS has confirmed the new one."""
+REMEMBER: Final = 2.0
+"""Seconds for which copies are still told apart after the old way was left."""
+MAX_COPIES: Final = 65_536
+"""Messages that wait for their second copy; over it the oldest are forgotten."""
+
+_SEQUENCE: Final = b"Nats-Sequence: "
+
+
+class Overlap:
+    """Tells the first copy of a message from the second, by which way it came.
+
+    For each message it counts copies of the wide way minus copies of the narrow way. A copy that
+    makes the count further from zero is news; one that brings it back is the other's double.
+    """
+
+    __slots__ = ("_balance", "ends")
+
+    def __init__(self) -> None:
+        self._balance: dict[bytes, int] = {}
+        self.ends: float | None = None
+
+    def is_news(self, wide: bool, headers: bytes, payload: bytes) -> bool:
+        """Whether this copy is the first of its message."""
+        at = headers.find(_SEQUENCE)
+        key = headers[at : headers.find(b"\r", at)] if at >= 0 else payload
+        step = 1 if wide else -1
+        before = self._balance.pop(key, 0)
+        after = before + step
+        if after:
+            self._balance[key] = after
+            if len(self._balance) > MAX_COPIES:
+                del self._balance[next(iter(self._balance))]
+        return before * step >= 0
+
+
+class _Topic:
+    """One event type: who wants it how, and what is subscribed for that.
+
+    ``wide_until`` and ``idle`` say until when a subscription that nobody wants any more lingers.
+    ``settles`` is set while both ways are subscribed: when the old one may be left.
+    """
+
+    __slots__ = (
+        "event_type",
+        "idle",
+        "narrow",
+        "overlap",
+        "receive",
+        "settles",
+        "wants",
+        "wants_any",
+        "wide",
+        "wide_until",
+    )
+
+    def __init__(self, event_type: str, receive: Receive) -> None:
+        self.event_type: Final = event_type
+        self.receive: Final = receive
+        self.wants_any = 0
+        self.wants: dict[str, int] = {}
+        self.wide: Unit | None = None
+        self.wide_until = 0.0
+        self.narrow: dict[str, Unit] = {}
+        self.idle: dict[str, float] = {}
+        self.overlap: Overlap | None = None
+        self.settles: float | None = None
+
+
+class Topics:
+    """The topic units of all event types."""
+
+    def __init__(
+        self,
+        interests: Interests,
+        subjects: Subjects,
+        *,
+        clock: Callable[[], float],
+        linger: float,
+    ) -> None:
+        self._interests: Final = interests
+        self._subjects: Final = subjects
+        self._clock: Final = clock
+        self._linger: Final = linger
+        self._topics: Final[dict[str, _Topic]] = {}
+
+    def hold(self, event_type: str, resource: str, receive: Receive) -> None:
+        """Want a type's events of one resource, or of any (``*``)."""
+        topic = self._topics.get(event_type)
+        if topic is None:
+            topic = self._topics[event_type] = _Topic(event_type, receive)
+        if resource == ANY:
+            topic.wants_any += 1
+            if topic.wide is None:
+                topic.wide = self._subscribe(topic, ANY)
+                if topic.narrow:
+                    self._overlap(topic)
+        else:
+            topic.wants[resource] = topic.wants.get(resource, 0) + 1
+            topic.idle.pop(resource, None)
+            if topic.wide is None and resource not in topic.narrow:
+                topic.narrow[resource] = self._subscribe(topic, resource)
+
+    def release(self, event_type: str, resource: str) -> None:
+        """Give back what :meth:`hold` asked for; NATS hears of it after the linger."""
+        topic = self._topics[event_type]
+        until = self._clock() + self._linger
+        if resource == ANY:
+            topic.wants_any -= 1
+            topic.wide_until = until
+        else:
+            topic.wants[resource] -= 1
+            if not topic.wants[resource]:
+                del topic.wants[resource]
+                if resource in topic.narrow:
+                    topic.idle[resource] = until
+
+    def tick(self) -> None:
+        """Move every type towards what is wanted of it."""
+        now = self._clock()
+        for topic in list(self._topics.values()):
+            if topic.overlap and topic.overlap.ends is not None and topic.overlap.ends <= now:
+                topic.overlap = None
+            if topic.settles is None:
+                self._let_go(topic, now)
+            elif topic.settles <= now:
+                self._settle(topic, now)
+            if not (topic.wants_any or topic.wants or topic.wide or topic.narrow or topic.overlap):
+                del self._topics[topic.event_type]
+
+    def _let_go(self, topic: _Topic, now: float) -> None:
+        gone = [resource for resource, until in topic.idle.items() if until <= now]
+        for resource in gone:
+            del topic.idle[resource]
+        self._interests.drop([topic.narrow.pop(resource) for resource in gone])
+        if topic.wide is not None and not topic.wants_any and topic.wide_until <= now:
+            if topic.wants:
+                self._ask_narrow(topic)
+            else:
+                self._interests.drop([topic.wide])
+                topic.wide = None
+
+    def _ask_narrow(self, topic: _Topic) -> None:
+        for resource in topic.wants:
+            if resource not in topic.narrow:
+                topic.narrow[resource] = self._subscribe(topic, resource)
+        self._overlap(topic)
+
+    def _overlap(self, topic: _Topic) -> None:
+        # Both ways are asked for from here on. The old one is left only when NATS has the new one
+        # and had time to write what it had matched before.
+        if topic.overlap is None:
+            topic.overlap = Overlap()
+        topic.overlap.ends = None
+        topic.settles = float("inf")
+
+        def confirmed(_: bool) -> None:
+            # Not confirmed in time means NATS is away; it gets both ways when it is back.
+            topic.settles = self._clock() + SETTLE
+
+        self._interests.confirm(confirmed)
+
+    def _settle(self, topic: _Topic, now: float) -> None:
+        if not topic.wants_any and topic.wants.keys() - topic.narrow.keys():
+            self._ask_narrow(topic)  # more was wanted meanwhile
+            return
+        topic.settles = None
+        if topic.wants_any:
+            old = list(topic.narrow.values())
+            topic.narrow.clear()
+            topic.idle.clear()
+        else:
+            old = [topic.wide] if topic.wide is not None else []
+            topic.wide = None
+        self._interests.drop(old)
+        if topic.overlap is not None:
+            topic.overlap.ends = now + REMEMBER
+
+    def _subscribe(self, topic: _Topic, resource: str) -> Unit:
+        address = Address(Audience.TOPIC, topic.event_type, resource)
+        wide = resource == ANY
+
+        def receive(subject: bytes, headers: bytes, payload: bytes) -> None:
+            overlap = topic.overlap
+            if overlap is None or overlap.is_news(wide, headers, payload):
+                topic.receive(subject, headers, payload)
+
+        return self._interests.hold(self._subjects.event(Root.LIVE, address), receive)

@@ -1,0 +1,1 @@
+"""What stands behind the command line: one file a command, and what they share in ``terminal``."""

@@ -1,0 +1,257 @@
+"""``bridge dev``: a broker, the bridge and the sample services on this machine, in one terminal.
+
+Order of the start: guard, nats-server, bridge, samples. They end in the reverse order: when a stop
+is asked for (Ctrl-C, SIGTERM, a closed terminal), and also when one of them ends by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from bridge.commands.household import (
+    ChildEnded,
+    Household,
+    Stopped,
+    TooSlow,
+    beside_python,
+    python_module,
+    same_imports,
+)
+from bridge.commands.serve import READY
+from bridge.commands.terminal import FAILED, CommandError, Paint, own_command, printable, say
+from bridge.identity.tokens import mint
+from bridge.settings import DEMO_SECRET, SYMMETRIC, BridgeSettings
+
+HOST: Final = "127.0.0.1"
+USER: Final = "42"
+SAMPLES: Final = ("upload", "review", "files")
+TOKEN_LIFE: Final = 12 * 3600.0
+START_SECONDS: Final = 20.0
+"""Longest wait for the broker or the bridge; either takes far less, but machines can be busy."""
+DRAIN_SECONDS: Final = "0.3"
+"""Over this time clients are sent away here: nobody wants to wait for their own terminal."""
+GRACE: Final = {"samples": 3.0, "bridge": 12.0, "nats-server": 5.0}
+"""Seconds to end by oneself, after which a process is killed."""
+
+
+def run(*, port: str | None, samples: bool, data: str | None, verbose: bool) -> int:
+    """Run all of it until a stop; returns 0 after one, 1 when something ended by itself."""
+    nats_server = beside_python("nats-server")
+    if nats_server is None:
+        raise CommandError("nats-server is missing: pip install 'nats-ws-bridge[dev]'")
+    environment = environment_of(os.environ, port)
+    # The broker's address is not known yet, and all else can be told before anything starts.
+    settings = BridgeSettings.from_environment(environment)
+    check_port(settings.server.port)
+    with broker_folder(data) as (store, passing):
+        return asyncio.run(
+            _run(nats_server, store, passing, environment, settings, samples, verbose)
+        )
+
+
+def environment_of(given: Mapping[str, str], port: str | None) -> dict[str, str]:
+    """Return the children's environment: what is given, but this machine and its own broker."""
+    environment = {
+        name: value
+        for name, value in given.items()
+        if not name.startswith("BRIDGE_NATS_") or name == "BRIDGE_NATS_TIMEOUT"
+    }
+    environment["BRIDGE_HOST"] = HOST
+    if port is not None:
+        environment["BRIDGE_PORT"] = port
+    environment.setdefault("BRIDGE_DRAIN_SECONDS", DRAIN_SECONDS)
+    algorithms = [each.strip() for each in environment.get("BRIDGE_JWT_ALGORITHMS", "").split(",")]
+    if not environment.get("BRIDGE_JWT_SECRET") and not set(algorithms) - SYMMETRIC - {""}:
+        environment["BRIDGE_JWT_SECRET"] = DEMO_SECRET
+    return {**environment, **same_imports(), "PYTHONUNBUFFERED": "1"}
+
+
+def check_port(port: int) -> None:
+    """Raise :class:`CommandError` when the port is taken: here it costs nothing to be told."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the bridge listens
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise CommandError(
+                f"port {port} on {HOST}: {(error.strerror or str(error)).lower()} "
+                "(--port chooses another, 0 a free one)"
+            ) from None
+
+
+@contextmanager
+def broker_folder(data: str | None) -> Iterator[tuple[Path, Path | None]]:
+    """Give the broker's folder, and the same once more when it goes at the end."""
+    if data is None:
+        passing = Path(tempfile.mkdtemp(prefix="bridge-dev-"))
+        try:
+            yield passing, passing
+        finally:
+            shutil.rmtree(passing, ignore_errors=True)
+        return
+    folder = Path(data)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise CommandError(f"--data {data}: {error.strerror}") from None
+    with lock:
+        try:
+            # nats-server itself does not see that another one writes the same files.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(f"--data {data}: in use by another bridge dev") from None
+        yield folder, None
+
+
+async def _run(
+    nats_server: str,
+    store: Path,
+    passing: Path | None,
+    environment: dict[str, str],
+    settings: BridgeSettings,
+    samples: bool,
+    verbose: bool,
+) -> int:
+    shown: set[str] = set()
+
+    def hear(name: str, line: str) -> None:
+        if verbose or name in shown:
+            _tell(house, f"{name:<13} | {printable(line)}")
+
+    house = Household(hear, lambda line: _tell(house, line))
+    with _signals(house):
+        try:
+            async with (
+                house.guarded(passing),
+                _broker(house, nats_server, store) as broker,
+                _bridge(house, {**environment, "BRIDGE_NATS_URL": broker}) as base,
+                _samples(house, {**environment, "BRIDGE_NATS_URL": broker}, samples),
+            ):
+                _tell(house, "\n".join(_welcome(base, broker, environment, settings, samples)))
+                shown.add("bridge")
+                await house.attend(asyncio.Event().wait())
+        except Stopped:
+            pass
+        except TooSlow as error:
+            raise CommandError(f"{error} within {START_SECONDS:g} s", FAILED) from None
+        except ChildEnded as ended:
+            child = ended.child
+            lines = "".join(f"\n  {line}" for line in child.last) or " and said nothing"
+            raise CommandError(
+                f"process {child.name} ended by itself ({_how(child.process.returncode)}):{lines}",
+                FAILED,
+            ) from None
+    return 0
+
+
+def _tell(house: Household, text: str) -> None:
+    try:
+        say(text)
+    except OSError:
+        house.stop()  # nobody reads this any more: the terminal or the pipe has gone
+
+
+@contextmanager
+def _signals(house: Household) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in numbers:
+        loop.add_signal_handler(number, house.stop)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def _broker(house: Household, program: str, folder: Path) -> AsyncIterator[str]:
+    """Run nats-server and give its URL."""
+    name = "nats-server"
+    command = [program, "-a", HOST, "-p", "-1", "-js", "-sd", str(folder)]
+    command += ["--ports_file_dir", str(folder)]
+    async with house.running({name: command}, dict(os.environ), GRACE[name]) as (child,):
+        ports = folder / f"nats-server_{child.process.pid}.ports"
+        try:
+            yield await house.attend(_address(ports), name, START_SECONDS)
+        finally:
+            # One that was killed leaves its file in a folder that stays.
+            ports.unlink(missing_ok=True)
+
+
+async def _address(ports: Path) -> str:
+    # The server writes this file when clients can connect, and tells nobody.
+    while True:
+        with suppress(FileNotFoundError, ValueError):  # not there yet, or half written
+            url: str = json.loads(ports.read_bytes())["nats"][0]  # noqa: ASYNC240  # some 40 bytes
+            return url
+        await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def _bridge(house: Household, environment: Mapping[str, str]) -> AsyncIterator[str]:
+    """Run the bridge and give its base URL."""
+    command = {"bridge": python_module("bridge.cli", "serve")}
+    async with house.running(command, environment, GRACE["bridge"]) as (child,):
+        yield await house.attend(child.line(READY), "the bridge", START_SECONDS)
+
+
+@asynccontextmanager
+async def _samples(
+    house: Household, environment: Mapping[str, str], wanted: bool
+) -> AsyncIterator[None]:
+    names = SAMPLES if wanted else ()
+    commands = {f"{name} sample": python_module(f"publishers.samples.{name}") for name in names}
+    async with house.running(commands, environment, GRACE["samples"]):
+        yield
+
+
+def _welcome(
+    base: str, broker: str, environment: Mapping[str, str], settings: BridgeSettings, samples: bool
+) -> Iterator[str]:
+    """Yield what a person needs to go on from here."""
+    bold = Paint(sys.stdout)
+    socket_url = base.replace("http", "ws", 1) + "/ws"
+    command = f"{own_command()} tail"
+    if not socket_url.endswith(":8000/ws"):
+        command += f" --url {socket_url}"
+    yield bold(f"The bridge is ready on {base}", "bold")
+    yield f"  WebSocket    {socket_url}"
+    yield f"  admin        {base}/ws/stats (with the admin token)"
+    yield f"  API docs     {base}/docs"
+    yield f"  NATS         {broker}" + ("" if samples else ", no sample services")
+    identity = settings.identity
+    if identity.jwt_secret is None:
+        yield "  tokens       are signed elsewhere: set BRIDGE_TOKEN for `bridge tail`"
+    else:
+        token = mint(identity, USER, ttl=TOKEN_LIFE)
+        admin = mint(identity, "admin", ttl=TOKEN_LIFE, role="admin")
+        yield f"  token        {token} (user {USER})"
+        yield f"  admin token  {admin}"
+        if environment["BRIDGE_JWT_SECRET"] != DEMO_SECRET:
+            # Another terminal need not know the secret that this one was given.
+            command = f"BRIDGE_TOKEN={token} {command}"
+    yield ""
+    yield "Live events, in another terminal:"
+    yield "  " + bold(f"{command} {shlex.quote('upload.*')}", "green")
+    yield "Ctrl-C ends all of it."
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return signal.Signals(-code).name
+    return f"exit code {code}"

@@ -1,0 +1,40 @@
+"""WebSocket frames of a server (RFC 6455 §5.2): unmasked, never fragmented, never compressed.
+
+They are the same bytes for every client, which is why one encoding serves all receivers.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+from schemas.codes import CloseCode
+
+_TEXT: Final = 0x81
+_SHORT: Final = tuple(bytes((_TEXT, length)) for length in range(126))
+_MEDIUM: Final = Struct("!BBH").pack
+_LONG: Final = Struct("!BBQ").pack
+
+PING: Final = b"\x89\x00"
+"""A ping without payload: one for all connections."""
+
+
+def text_frame(payload: bytes) -> bytes:
+    """Return a final text frame around UTF-8 text."""
+    length = len(payload)
+    if length < 126:
+        return _SHORT[length] + payload
+    if length < 65536:
+        return _MEDIUM(_TEXT, 126, length) + payload
+    return _LONG(_TEXT, 127, length) + payload
+
+
+def close_frame(close: CloseCode) -> bytes:
+    """Return a close frame with the code and, as its reason, the name from the table."""
+    payload = close.code.to_bytes(2, "big") + close.name.encode()
+    return bytes((0x88, len(payload))) + payload
+
+
+def pong_frame(payload: bytes) -> bytes:
+    """Return the pong for a ping with this payload, at most 125 bytes (RFC 6455 §5.5)."""
+    return bytes((0x8A, len(payload))) + payload

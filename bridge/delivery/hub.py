@@ -1,0 +1,237 @@
+"""From a message of NATS to the receivers that want it.
+
+Each NATS subscription has a route: of one user, of everybody, or of one event type's topic. A route
+reads the type from the subject's tail, has the event checked and framed once, and appends the frame
+to each receiver's outbox. Called from NATS's read loop; synchronous; must not raise for a peer's
+mistake.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from bridge.delivery.frames import text_frame
+from bridge.delivery.outbox import Flush, Outbox
+from schemas.catalogue import Catalogue, EventType
+from schemas.codes import RejectReason
+from schemas.envelope import splice_cursor
+from schemas.errors import EventError
+from schemas.patterns import ANY
+from schemas.subjects import Audience, is_token
+
+Reject = Callable[[bytes, bytes, EventError], None]
+"""Takes subject, payload and the reason of an event that must not reach a client."""
+
+_SEQUENCE: Final = b"Nats-Sequence: "
+_PLAIN_RESOURCE: Final = re.compile(rb"[A-Za-z0-9_-]+").fullmatch
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the way down has done, in plain integers."""
+
+    events: int = 0
+    deliveries: int = 0
+    rejected: dict[str, int] = field(default_factory=dict)
+
+
+class Hub:
+    """The routes, and what they share: the check, the frame, the counts."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        flush: Flush,
+        *,
+        live_root: str,
+        stream_header: bytes,
+        cursor_prefix: Callable[[], bytes],
+        reject: Reject,
+        max_size: int,
+    ) -> None:
+        """``live_root`` is the root's subject without a trailing dot. ``stream_header`` is the
+        header line of the stream whose sequences make cursors; ``cursor_prefix`` its identity.
+        """
+        self.counts: Final = Counts()
+        self.flush: Final = flush
+        self._reject: Final = reject
+        self._max_size: Final = max_size
+        self._stream_header: Final = stream_header
+        self._cursor_prefix: Final = cursor_prefix
+        self._types: Final = {
+            audience: {
+                name.encode(): found
+                for name in catalogue.types
+                if (found := catalogue.get(name)) and audience in found.traits.audiences
+            }
+            for audience in Audience
+        }
+        self._known: Final = frozenset(name.encode() for name in catalogue.types)
+        self._root_length: Final = len(live_root) + 1
+        self.everybody: Final = DirectRoute(self, Audience.ALL, self._root_length + len("all."))
+        self.users: Final[dict[str, DirectRoute]] = {}
+        self.topics: Final[dict[str, TopicRoute]] = {}
+
+    def hold_user(self, token: str) -> DirectRoute:
+        """Return the route of one user's events, which stays for as long as somebody holds it."""
+        route = self.users.get(token)
+        if route is None:
+            skip = self._root_length + len("user.") + len(token) + 1
+            route = self.users[token] = DirectRoute(self, Audience.USER, skip)
+        route.holders += 1
+        return route
+
+    def release_user(self, token: str) -> None:
+        """Give one hold back."""
+        route = self.users[token]
+        route.holders -= 1
+        if not route.holders:
+            del self.users[token]
+
+    def topic(self, event_type: str) -> TopicRoute:
+        """Return the route of one type's topic events; it stays, there are as many as types."""
+        route = self.topics.get(event_type)
+        if route is None:
+            skip = self._root_length + len("topic.")
+            route = self.topics[event_type] = TopicRoute(self, skip)
+        return route
+
+    def read(
+        self, audience: Audience, skip: int, subject: bytes, headers: bytes, payload: bytes
+    ) -> tuple[EventType, str, bytes] | None:
+        """Return type, resource token and frame of an event, or None after refusing it."""
+        name, _, resource = subject[skip:].rpartition(b".")
+        event_type = self._types[audience].get(name)
+        try:
+            if event_type is None:
+                raise self._unknown(name)
+            if not _PLAIN_RESOURCE(resource) and not is_token(resource.decode("utf-8", "replace")):
+                raise EventError(RejectReason.MALFORMED_SUBJECT, "the resource is no encoded id")
+            if len(payload) > self._max_size:
+                raise EventError(RejectReason.TOO_LARGE, f"{len(payload)} bytes")
+            event_type.check(payload)
+        except EventError as error:
+            rejected = self.counts.rejected
+            rejected[error.reason] = rejected.get(error.reason, 0) + 1
+            self._reject(subject, payload, error)
+            return None
+        self.counts.events += 1
+        if headers and event_type.traits.durable:
+            at = headers.find(_SEQUENCE)
+            if at >= 0 and self._stream_header in headers:
+                sequence = headers[at + len(_SEQUENCE) : headers.find(b"\r", at)]
+                payload = splice_cursor(payload, self._cursor_prefix() + b"-" + sequence)
+        return event_type, resource.decode(), text_frame(payload)
+
+    def _unknown(self, name: bytes) -> EventError:
+        if name in self._known:
+            return EventError(RejectReason.AUDIENCE_NOT_ALLOWED, "not for this audience")
+        if name.count(b".") != 1:
+            return EventError(RejectReason.MALFORMED_SUBJECT, "not <domain>.<action>.<resource>")
+        return EventError(RejectReason.UNKNOWN_EVENT, "not in the catalogue")
+
+
+class DirectRoute:
+    """Events that come without a subscription: one user's, or everybody's."""
+
+    __slots__ = ("_audience", "_hub", "_skip", "holders", "receivers")
+
+    def __init__(self, hub: Hub, audience: Audience, skip: int) -> None:
+        self._hub = hub
+        self._audience = audience
+        self._skip = skip
+        self.holders = 0
+        self.receivers: dict[Outbox, None] = {}
+
+    def receive(self, subject: bytes, headers: bytes, payload: bytes) -> None:
+        """Deliver one message of NATS."""
+        receivers = self.receivers
+        if not receivers:
+            return
+        hub = self._hub
+        event = hub.read(self._audience, self._skip, subject, headers, payload)
+        if event is None:
+            return
+        event_type, resource, frame = event
+        dirty = hub.flush.dirty
+        delivered = 0
+        for outbox in receivers:
+            permits = outbox.permits
+            if permits is None or permits(event_type.name, resource):
+                frames = outbox.frames
+                if not frames:
+                    dirty.append(outbox)
+                frames.append(frame)
+                delivered += 1
+        hub.counts.deliveries += delivered
+        hub.flush.schedule()
+
+
+class TopicRoute:
+    """Events of one type for whoever subscribed.
+
+    ``every`` maps those who want any resource to the resources they may not see; ``single`` maps a
+    resource to those who want just that. An outbox is never in both, so it gets one copy.
+    """
+
+    __slots__ = ("_hub", "_skip", "every", "guarded", "single")
+
+    def __init__(self, hub: Hub, skip: int) -> None:
+        self._hub = hub
+        self._skip = skip
+        self.every: dict[Outbox, frozenset[str]] = {}
+        self.single: dict[str, dict[Outbox, None]] = {}
+        self.guarded = 0
+
+    def add(self, outbox: Outbox, resource: str, excluded: frozenset[str]) -> None:
+        """Deliver events of a resource, or of any (``*``) but those excluded."""
+        if resource == ANY:
+            self.guarded += bool(excluded) - bool(self.every.get(outbox))
+            self.every[outbox] = excluded
+        else:
+            self.single.setdefault(resource, {})[outbox] = None
+
+    def remove(self, outbox: Outbox, resource: str) -> None:
+        """Undo :meth:`add`; from here on nothing more is offered."""
+        if resource == ANY:
+            self.guarded -= bool(self.every.pop(outbox, None))
+        else:
+            holders = self.single.get(resource)
+            if holders is not None:
+                holders.pop(outbox, None)
+                if not holders:
+                    del self.single[resource]
+
+    def receive(self, subject: bytes, headers: bytes, payload: bytes) -> None:
+        """Deliver one message of NATS."""
+        every, single = self.every, None
+        if self.single:
+            single = self.single.get(subject[subject.rfind(b".") + 1 :].decode("utf-8", "replace"))
+        if not every and not single:
+            return
+        hub = self._hub
+        event = hub.read(Audience.TOPIC, self._skip, subject, headers, payload)
+        if event is None:
+            return
+        _, resource, frame = event
+        dirty = hub.flush.dirty
+        receivers: list[Outbox] | dict[Outbox, frozenset[str]] = every
+        if self.guarded:
+            receivers = [each for each, excluded in every.items() if resource not in excluded]
+        for outbox in receivers:
+            frames = outbox.frames
+            if not frames:
+                dirty.append(outbox)
+            frames.append(frame)
+        hub.counts.deliveries += len(receivers)
+        if single:
+            for outbox in single:
+                frames = outbox.frames
+                if not frames:
+                    dirty.append(outbox)
+                frames.append(frame)
+            hub.counts.deliveries += len(single)
+        hub.flush.schedule()

@@ -1,0 +1,112 @@
+"""What waits to be written to one connection, and the flush that writes it once a loop iteration.
+
+``offer`` appends; the first offer of an iteration marks the outbox dirty; the flush writes each
+dirty outbox in one call. A connection that can't be written to keeps a bounded outbox; over the
+bound its owner is told, and nothing is dropped in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+Permits = Callable[[str, str], bool]
+"""Whether an event (type, resource token) may go to this receiver."""
+
+
+class Outbox:
+    """The frames that wait for one connection.
+
+    ``frames`` is appended to by :class:`Flush` and by the hub's loops, which inline ``offer``.
+    ``permits`` is None where every event of a user or all audience may go out.
+    """
+
+    __slots__ = ("closed", "frames", "overflowed", "paused", "permits", "write")
+
+    def __init__(self, write: Callable[[bytes], None], overflowed: Callable[[], None]) -> None:
+        self.write = write
+        self.overflowed = overflowed
+        self.frames: list[bytes] = []
+        self.permits: Permits | None = None
+        self.paused = False
+        self.closed = False
+
+    def drain(self) -> None:
+        """Write what waits, in one call, unless the connection can't take it."""
+        frames = self.frames
+        if frames and not self.paused:
+            self.frames = []
+            self.write(frames[0] if len(frames) == 1 else b"".join(frames))
+
+
+class Flush:
+    """Writes all dirty outboxes once a loop iteration."""
+
+    def __init__(
+        self,
+        call_soon: Callable[[Callable[[], None]], object],
+        *,
+        max_frames: int,
+        max_bytes: int,
+    ) -> None:
+        self._call_soon: Final = call_soon
+        self._max_frames: Final = max_frames
+        self._max_bytes: Final = max_bytes
+        self._scheduled = False
+        self._paused: Final[set[Outbox]] = set()
+        self.dirty: list[Outbox] = []
+
+    def offer(self, outbox: Outbox, frame: bytes) -> None:
+        """Let a frame wait for this connection; it is written at the end of the iteration."""
+        if outbox.closed:
+            return
+        if not outbox.frames:
+            self.dirty.append(outbox)
+        outbox.frames.append(frame)
+        self.schedule()
+
+    def schedule(self) -> None:
+        """Have the flush run in this loop iteration's end; calling it again costs nothing."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._call_soon(self.run)
+
+    def run(self) -> None:
+        """Write each dirty outbox, and check the bounds of those that can't be written to."""
+        self._scheduled = False
+        dirty, self.dirty = self.dirty, []
+        for outbox in dirty:
+            if not outbox.paused:
+                frames = outbox.frames
+                if frames:
+                    outbox.frames = []
+                    outbox.write(frames[0] if len(frames) == 1 else b"".join(frames))
+        if self._paused:
+            self._check_bounds()
+
+    def pause(self, outbox: Outbox) -> None:
+        """The connection can't be written to: what is offered waits."""
+        outbox.paused = True
+        self._paused.add(outbox)
+
+    def resume(self, outbox: Outbox) -> None:
+        """The connection can be written to again: write what waited."""
+        outbox.paused = False
+        self._paused.discard(outbox)
+        outbox.drain()
+
+    def forget(self, outbox: Outbox) -> None:
+        """The connection is over: take nothing more and let go of what waits."""
+        outbox.closed = True
+        outbox.frames = []
+        self._paused.discard(outbox)
+
+    def _check_bounds(self) -> None:
+        over = [
+            outbox
+            for outbox in self._paused
+            if len(outbox.frames) > self._max_frames
+            or sum(map(len, outbox.frames)) > self._max_bytes
+        ]
+        for outbox in over:
+            outbox.overflowed()

@@ -1,0 +1,210 @@
+"""The seed's admin endpoints with the seed's answers, and what an operator needs beside them.
+
+``stats`` and the list tell of this replica; what names one connection or one user reaches every
+replica over the control subjects.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body, HTTPException, status
+from pydantic import BaseModel, ConfigDict, Field
+
+from bridge.broker.control import Control, Operation
+from bridge.delivery.frames import text_frame
+from bridge.delivery.hub import Hub
+from bridge.http.callers import Admin
+from bridge.identity.revocations import Revocations
+from bridge.sessions.registry import Registry
+from bridge.sessions.session import Session, rfc3339
+from bridge.sessions.states import State
+from bridge.settings import LimitSettings
+from schemas import codes
+from schemas.envelope import new_id, timestamp
+from schemas.subjects import encode_id
+
+
+class Message(BaseModel):
+    """A message for every connection; what else it has goes along as it is."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: Annotated[str, Field(min_length=1, max_length=128)]
+    data: Any = None
+
+
+class Disconnect(BaseModel):
+    """``revoke`` also refuses the user's tokens that were issued until now."""
+
+    revoke: bool = False
+
+
+class Administration:
+    """What admins ask, done on this replica's sessions."""
+
+    def __init__(
+        self,
+        *,
+        registry: Registry,
+        hub: Hub,
+        revocations: Revocations,
+        limits: LimitSettings,
+        replica: str,
+        wall: Any,
+    ) -> None:
+        self._registry: Final = registry
+        self._hub: Final = hub
+        self._revocations: Final = revocations
+        self._limits: Final = limits
+        self._replica: Final = replica
+        self._wall: Final = wall
+
+    @property
+    def operations(self) -> dict[str, Operation]:
+        """What other replicas may ask of this one."""
+        return {
+            "broadcast": lambda args: self.broadcast(str(args["text"])),
+            "connection": lambda args: self.connection(str(args["id"])),
+            "close": lambda args: self.close(str(args["id"])),
+            "disconnect": lambda args: self.disconnect(str(args["user"]), bool(args["revoke"])),
+        }
+
+    def stats(self) -> dict[str, Any]:
+        """Return the counts of this replica."""
+        per_user = self._registry.per_user()
+        total, users = len(self._registry), len(per_user)
+        limits, counts = self._limits, self._hub.counts
+        return {
+            "total_connections": total,
+            "unique_users": users,
+            "connections_per_user": per_user,
+            "average_connections_per_user": sum(per_user.values()) / users if users else 0,
+            "events": counts.events,
+            "deliveries": counts.deliveries,
+            "rejected_events": dict(counts.rejected),
+            "replica": self._replica,
+            "server_info": {
+                "max_connections_per_user": limits.max_connections_per_user,
+                "max_total_connections": limits.max_connections,
+                "rate_limit_messages": limits.rate_limit_messages,
+                "rate_limit_window": limits.rate_limit_window,
+                "heartbeat_interval": limits.heartbeat_interval,
+                "connection_timeout": limits.connection_timeout,
+            },
+        }
+
+    def connections(self) -> list[dict[str, Any]]:
+        """Return every connection of this replica."""
+        return [self._tell(session) for session in self._registry]
+
+    def connection(self, connection_id: str) -> dict[str, Any] | None:
+        """Return one connection, or None where it is not this replica's."""
+        session = self._registry.get(connection_id)
+        return None if session is None else self._tell(session)
+
+    def close(self, connection_id: str) -> bool:
+        """Send one connection away to come back; False where it is not this replica's."""
+        session = self._registry.get(connection_id)
+        if session is None:
+            return False
+        session.close(codes.RECONNECT)
+        return True
+
+    def disconnect(self, user_id: str, revoke: bool) -> int:
+        """Close a user's connections; returns how many."""
+        if revoke:
+            self._revocations.revoke(encode_id(user_id), self._wall())
+        sessions = self._registry.of_user(user_id)
+        for session in sessions:
+            session.close(codes.REVOKED if revoke else codes.RECONNECT)
+        return len(sessions)
+
+    def broadcast(self, text: str) -> int:
+        """Offer a message to every open connection; returns how many."""
+        frame = text_frame(text.encode())
+        reached = 0
+        for session in self._registry:
+            if session.state is State.OPEN:
+                session.send_frame(frame)
+                reached += 1
+        return reached
+
+    def _tell(self, session: Session) -> dict[str, Any]:
+        identity = session.identity
+        idle = session.idle
+        return {
+            "connection_id": session.id,
+            "user_id": None if identity is None else identity.user_id,
+            "user_email": None if identity is None else identity.email,
+            "connected_at": rfc3339(session.connected_at),
+            "last_activity": rfc3339(self._wall() - idle),
+            "last_heartbeat": rfc3339(self._wall() - session.idle_heartbeat),
+            "subscriptions": list(session.patterns),
+            "message_count": session.message_count,
+            "error_count": session.error_count,
+            "is_authenticated": identity is not None,
+            "expires_at": None if identity is None else rfc3339(identity.expires_at),
+            "address": session.intro.address,
+            "waiting_messages": len(session.outbox.frames),
+            "replica": self._replica,
+        }
+
+
+def router(administration: Administration, control: Control, limits: LimitSettings) -> APIRouter:
+    """Return the admin routes."""
+    routes = APIRouter(prefix="/ws", tags=["admin"])
+
+    def success(data: Any) -> dict[str, Any]:
+        return {"status": "success", "data": data}
+
+    @routes.get("/stats", summary="Counts of this replica")
+    async def stats(_: Admin) -> dict[str, Any]:
+        return success(administration.stats())
+
+    @routes.get("/connections", summary="Every connection of this replica")
+    async def connections(_: Admin) -> dict[str, Any]:
+        return success(administration.connections())
+
+    @routes.get("/connections/{connection_id}", summary="One connection, on any replica")
+    async def connection(connection_id: str, _: Admin) -> dict[str, Any]:
+        for found in await control.ask_all("connection", {"id": connection_id}):
+            if found is not None:
+                return success(found)
+        raise HTTPException(status.HTTP_404_NOT_FOUND, "Connection not found")
+
+    @routes.delete("/connections/{connection_id}", summary="Send one connection away (4003)")
+    async def close(connection_id: str, _: Admin) -> dict[str, Any]:
+        if not any(await control.ask_all("close", {"id": connection_id})):
+            raise HTTPException(status.HTTP_404_NOT_FOUND, "Connection not found")
+        return success({"connection_id": connection_id, "closed": True})
+
+    @routes.post(
+        "/users/{user_id}/disconnect",
+        summary="Close a user's connections: 4003, or 4501 with revoke",
+    )
+    async def disconnect(
+        user_id: str, _: Admin, asked: Annotated[Disconnect | None, Body()] = None
+    ) -> dict[str, Any]:
+        revoke = asked is not None and asked.revoke
+        closed = await control.ask_all("disconnect", {"user": user_id, "revoke": revoke})
+        return success({"user_id": user_id, "connections_closed": sum(closed), "revoked": revoke})
+
+    @routes.post("/broadcast", summary="A message for every connection, on every replica")
+    async def broadcast(message: Message, _: Admin) -> dict[str, Any]:
+        told = message.model_copy(
+            update={"timestamp": timestamp(), "id": new_id(), "source": "admin_broadcast"}
+        )
+        text = told.model_dump_json(exclude_unset=True)
+        if len(text.encode()) > limits.max_message_size:
+            raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, "The message is too large")
+        reached = await control.ask_all("broadcast", {"text": text})
+        return success(
+            {
+                "message_sent": True,
+                "connections_reached": sum(reached),
+                "message_id": told.id,  # type: ignore[attr-defined]  # an extra field
+            }
+        )
+
+    return routes

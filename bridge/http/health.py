@@ -1,0 +1,43 @@
+"""``/livez`` and ``/readyz``: whether to restart this process, and whether to send it clients."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+from fastapi import APIRouter, Response, status
+
+from bridge.errors import BrokerUnavailable
+
+PATIENCE: Final = 2.0
+"""Seconds that NATS has for its answer."""
+
+
+def router(
+    round_trip: Callable[[float], Awaitable[float]],
+    is_draining: Callable[[], bool],
+    stream_problem: Callable[[], str],
+) -> APIRouter:
+    """Return the routes. A stream that is missing is told, but live delivery goes on without it."""
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/livez", summary="The process is alive")
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @routes.get("/readyz", summary="Clients are welcome: not draining, and NATS answers")
+    async def readyz(response: Response) -> dict[str, Any]:
+        checks = {"nats": "ok", "stream": stream_problem() or "ok"}
+        ready = not is_draining()
+        try:
+            await round_trip(PATIENCE)
+        except BrokerUnavailable as problem:
+            checks["nats"] = str(problem)
+            ready = False
+        if is_draining():
+            checks["draining"] = "yes"
+        if not ready:
+            response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+        return {"status": "ready" if ready else "not ready", "checks": checks}
+
+    return routes

@@ -1,0 +1,311 @@
+"""Grants: what a token may see and do, as decisions on event types and resources.
+
+Called by the session (``resolve``), and by live delivery and replay for each event (``permits``,
+``unrestricted``). Pure and synchronous. A wish is never matched against a grant: what is delivered
+is the intersection of both, so the grant ``review.updated.77`` lets the wish ``review.updated``
+through for the review 77 and no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from bridge.errors import StartError, TokenError
+from bridge.settings import GrantRules, GrantsSetting
+from schemas.catalogue import Catalogue
+from schemas.errors import PatternError
+from schemas.patterns import ANY, Pattern
+
+MAX_CLAIM_PATTERNS: Final = 256
+"""Most patterns in one ``grants`` claim, all its lists together."""
+
+MAX_CLAIMS: Final = 256
+"""How many different claims are remembered, so that each is read once."""
+
+ADMIN: Final = "admin"
+"""The role that sees the types marked admin-only by default."""
+
+OTHER_ROLES: Final = "default"
+"""The key in the settings that stands for each role not named there."""
+
+USER_ID: Final = "{user_id}"
+"""Stands for the token's subject as a resource, and for nothing but a whole resource."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What of one event type is permitted, in resource tokens.
+
+    ``every`` resource but those ``excluded``, or the resources in ``only``.
+    """
+
+    every: bool
+    only: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
+
+    def permits(self, resource: str) -> bool:
+        """Whether events about this resource (a subject token) may be seen."""
+        return resource not in self.excluded if self.every else resource in self.only
+
+
+NOTHING: Final = Scope(False)
+EVERYTHING: Final = Scope(True)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One unit that a session wants delivered: a type, and one resource or ``*``.
+
+    ``excluded`` are the resources that ``*`` does not come to; empty for a single resource.
+    """
+
+    event_type: str
+    resource: str
+    excluded: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Patterns allowed and denied; deny wins. Nothing is permitted without an allowing one."""
+
+    allow: tuple[Pattern, ...] = ()
+    deny: tuple[Pattern, ...] = ()
+
+    @classmethod
+    def parse(cls, allow: Iterable[str], deny: Iterable[str], user: str | None = None) -> Rules:
+        """Read patterns; ``user`` is the token of the user that ``{user_id}`` stands for.
+
+        Raises :class:`PatternError` for a malformed one, one with ``{user_id}`` anywhere but as
+        its whole resource, and one with ``{user_id}`` where there is no user.
+        """
+        return cls(
+            tuple(_parse(text, user) for text in allow), tuple(_parse(text, user) for text in deny)
+        )
+
+    def scope(self, event_type: str) -> Scope:
+        """Work out what of one type is permitted."""
+        excluded = set()
+        for pattern in self.deny:
+            if pattern.matches_type(event_type):
+                if pattern.resource == ANY:
+                    return NOTHING
+                excluded.add(pattern.resource)
+        only = set()
+        for pattern in self.allow:
+            if pattern.matches_type(event_type):
+                if pattern.resource == ANY:
+                    return Scope(True, excluded=frozenset(excluded)) if excluded else EVERYTHING
+                only.add(pattern.resource)
+        only -= excluded
+        return Scope(False, frozenset(only)) if only else NOTHING
+
+    def permits(self, name: str, resource: str) -> bool:
+        """Whether some pattern allows this and none denies it; ``resource`` is a token."""
+        return any(each.matches(name, resource) for each in self.allow) and not any(
+            each.matches(name, resource) for each in self.deny
+        )
+
+    def to_json(self) -> dict[str, list[str]]:
+        """Return the form of a claim's part, with ``{user_id}`` filled in."""
+        return {"allow": [str(each) for each in self.allow], "deny": [str(d) for d in self.deny]}
+
+
+def _parse(text: str, user: str | None) -> Pattern:
+    if "{" not in text:
+        return Pattern.parse(text)
+    head, _, resource = text.rpartition(".")
+    if resource != USER_ID or head.count(".") != 1:
+        # Anywhere else a subject could choose the type that its own grant is about.
+        raise PatternError(f"{USER_ID} stands for a whole resource only")
+    if user is None:
+        raise PatternError(f"{USER_ID} has no user here")
+    return Pattern.parse(f"{head}.{user}")
+
+
+class Grants:
+    """What one token may see and do. Immutable; equal when the rules are.
+
+    Scopes are worked out once, for the catalogue's types: a type that is not in it is never
+    permitted.
+    """
+
+    __slots__ = ("_scopes", "command", "subscribe", "unrestricted")
+
+    def __init__(self, subscribe: Rules, command: Rules, catalogue: Catalogue) -> None:
+        self.subscribe: Final = subscribe
+        self.command: Final = command
+        self._scopes: Final = {name: subscribe.scope(name) for name in catalogue.types}
+        self.unrestricted: Final = all(each is EVERYTHING for each in self._scopes.values())
+        """True when nothing of the catalogue is withheld: no event needs a check."""
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Grants):
+            return NotImplemented
+        return self.subscribe == other.subscribe and self.command == other.command
+
+    def __hash__(self) -> int:
+        return hash((self.subscribe, self.command))
+
+    def __repr__(self) -> str:
+        return f"Grants({self.to_json()!r})"
+
+    def scope(self, event_type: str) -> Scope:
+        """Return what of this type is permitted."""
+        return self._scopes.get(event_type, NOTHING)
+
+    def permits(self, event_type: str, resource: str) -> bool:
+        """Whether events of this type about this resource (a subject token) may be seen."""
+        scope = self._scopes.get(event_type)
+        return scope is not None and scope.permits(resource)
+
+    def permits_command(self, command: str, resource: str) -> bool:
+        """Whether this command (``upload.cancel``) may be given about this resource token."""
+        return self.command.permits(command, resource)
+
+    def resolve(self, pattern: Pattern, catalogue: Catalogue) -> tuple[Key, ...]:
+        """Return what a wish comes to: the wish ∩ these grants, over the catalogue.
+
+        Per type that is one key with ``*``, or one key for each single resource; empty when
+        nothing of the wish is permitted. Keys of one type never overlap.
+        """
+        return tuple(self._keys(pattern, catalogue))
+
+    def resolve_all(self, patterns: Iterable[Pattern], catalogue: Catalogue) -> tuple[Key, ...]:
+        """Return what several wishes come to together; keys of one type never overlap.
+
+        All keys with ``*`` of one type are the same key, and it holds the single ones.
+        """
+        keys = {key: None for each in patterns for key in self._keys(each, catalogue)}
+        whole = {key.event_type for key in keys if key.resource == ANY}
+        return tuple(key for key in keys if key.resource == ANY or key.event_type not in whole)
+
+    def _keys(self, pattern: Pattern, catalogue: Catalogue) -> Iterator[Key]:
+        for name in catalogue.expand(pattern):
+            scope = self.scope(name)
+            if pattern.resource != ANY:
+                if scope.permits(pattern.resource):
+                    yield Key(name, pattern.resource)
+            elif scope.every:
+                yield Key(name, ANY, scope.excluded)
+            else:
+                for resource in sorted(scope.only):
+                    yield Key(name, resource)
+
+    def to_json(self) -> dict[str, dict[str, list[str]]]:
+        """Return the form of a ``grants`` claim, whole: no part is left to a default."""
+        return {"subscribe": self.subscribe.to_json(), "command": self.command.to_json()}
+
+
+_Parts = tuple[GrantRules, GrantRules]
+
+
+class GrantPolicy:
+    """Makes the grants of a token: its claim, and the defaults per role behind it.
+
+    Grants that don't depend on the user are one object for all sessions with the same ones: the
+    defaults of a role, and the :data:`MAX_CLAIMS` claims that were read last.
+    """
+
+    def __init__(self, setting: Mapping[str, GrantsSetting], catalogue: Catalogue) -> None:
+        """Read the defaults; raises :class:`StartError` that names the role of a bad pattern."""
+        self._catalogue: Final = catalogue
+        self._admin_only: Final = tuple(
+            name
+            for name in catalogue.types
+            if (found := catalogue.get(name)) is not None and found.traits.admin_only
+        )
+        self._parts: Final[dict[str, _Parts]] = {}
+        self._shared: Final[dict[str, Grants]] = {}
+        self._claims: Final[dict[tuple[str, str], Grants | _Parts]] = {}
+        for role in {*setting, ADMIN, OTHER_ROLES}:
+            chosen = setting.get(role) or setting.get(OTHER_ROLES) or GrantsSetting()
+            withheld = () if role == ADMIN else self._admin_only
+            parts = (
+                chosen.subscribe or GrantRules(allow=(">",), deny=withheld),
+                chosen.command or GrantRules(allow=(">",)),
+            )
+            try:
+                # What depends on the user is built for each; here it is checked with a stand-in.
+                grants = self._build(parts, "x")
+            except PatternError as error:
+                raise StartError(f"BRIDGE_GRANTS: {role}: {error}") from None
+            self._parts[role] = parts
+            if not _personal(parts):
+                self._shared[role] = grants
+
+    def default(self, role: str, user: str) -> Grants:
+        """Return the grants of a token without a claim; ``user`` is the subject's token.
+
+        They are those in the settings for its role, or for ``default``. A part that is not there
+        permits every command, and every type of the catalogue but those marked admin-only, which
+        the role ``admin`` alone may see.
+        """
+        role = self._known(role)
+        shared = self._shared.get(role)
+        return self._build(self._parts[role], user) if shared is None else shared
+
+    def claimed(self, claim: object, role: str, user: str) -> Grants:
+        """Return the grants of a token with a claim; a part that is not there is the default's.
+
+        Raises :class:`TokenError` for a malformed claim, without its values: a claim is never
+        ignored, since what is behind it may permit more.
+        """
+        if not isinstance(claim, dict) or not all(isinstance(p, dict) for p in claim.values()):
+            raise TokenError("grants: not an object of objects")
+        if _count(claim) > MAX_CLAIM_PATTERNS:
+            raise TokenError(f"grants: over {MAX_CLAIM_PATTERNS} patterns")
+        role = self._known(role)
+        name = (role, repr(claim))
+        known = self._claims.get(name)
+        try:
+            if known is None:
+                known = self._read_claim(claim, role)
+                if len(self._claims) >= MAX_CLAIMS:
+                    del self._claims[next(iter(self._claims))]
+                self._claims[name] = known
+            return self._build(known, user) if isinstance(known, tuple) else known
+        except (ValidationError, PatternError):
+            raise TokenError("grants: malformed") from None
+
+    def _read_claim(self, claim: dict[str, Any], role: str) -> Grants | _Parts:
+        """Return the grants of a claim, or the parts to make each user's from."""
+        setting = GrantsSetting.model_validate(claim)
+        subscribe, command = self._parts[role]
+        parts = (setting.subscribe or subscribe, setting.command or command)
+        grants = self._build(parts, "x")  # also finds what is wrong before it is remembered
+        return parts if _personal(parts) else self._interned(grants, role)
+
+    def restore(self, value: Mapping[str, Any], role: str) -> Grants:
+        """Return the grants that :meth:`Grants.to_json` wrote, maybe in another replica.
+
+        Raises :class:`ValueError`, :class:`TypeError` or :class:`KeyError` for anything else.
+        """
+        subscribe, command = (
+            Rules.parse(value[part]["allow"], value[part]["deny"])
+            for part in ("subscribe", "command")
+        )
+        return self._interned(Grants(subscribe, command, self._catalogue), self._known(role))
+
+    def _known(self, role: str) -> str:
+        return role if role in self._parts else OTHER_ROLES
+
+    def _interned(self, grants: Grants, role: str) -> Grants:
+        shared = self._shared.get(role)
+        return shared if shared is not None and shared == grants else grants
+
+    def _build(self, parts: _Parts, user: str) -> Grants:
+        subscribe, command = (Rules.parse(part.allow, part.deny, user) for part in parts)
+        return Grants(subscribe, command, self._catalogue)
+
+
+def _personal(parts: _Parts) -> bool:
+    return any(USER_ID in text for part in parts for text in (*part.allow, *part.deny))
+
+
+def _count(claim: dict[str, dict[str, Any]]) -> int:
+    lists = (each for part in claim.values() for each in part.values())
+    return sum(len(each) for each in lists if isinstance(each, list))

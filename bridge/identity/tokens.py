@@ -1,0 +1,346 @@
+"""Tokens: a JWT becomes an identity, or is refused with a reason.
+
+``verify`` is synchronous and runs once a connect, so what can be prepared is prepared. The JWS side
+(signature, algorithm, critical headers) is PyJWT's; the claims are checked here, against one clock
+and with stricter types. Rules: RFC 7519 §4.1 and §7.2, RFC 8725 §3.
+
+No reason ever contains the token or the value of a claim.
+"""
+
+from __future__ import annotations
+
+import time
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import jwt
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from jwt.algorithms import Algorithm, get_default_algorithms
+from pydantic_core import from_json
+
+from bridge.errors import StartError, TokenError
+from bridge.identity.grants import ADMIN, GrantPolicy, Grants
+from bridge.identity.keys import Keys, VerifyingKey, usable_algorithms
+from bridge.settings import SYMMETRIC, IdentitySettings
+from schemas.catalogue import Catalogue
+from schemas.envelope import new_id
+from schemas.subjects import encode_id
+
+MAX_TOKEN_BYTES: Final = 8 * 1024
+"""Longest token that is looked at, in bytes."""
+
+USER: Final = "user"
+"""The role of a token that names none."""
+
+_LAST_SECOND: Final = 253402300799.0
+"""9999-12-31T23:59:59Z, the last time that RFC 3339 can write."""
+
+
+class KeyNeeded(TokenError):
+    """No key is at hand for the token's key id, and the source could not be asked for it.
+
+    The token may be good: whoever sent it should try again later.
+    """
+
+    def __init__(self, kid: str | None) -> None:
+        super().__init__("no key for the token is at hand")
+        self.kid = kid
+
+
+class Deactivated(TokenError):
+    """The token says that its user is not active."""
+
+    def __init__(self) -> None:
+        super().__init__("the user is not active")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a token speaks for, until when, and what it may do.
+
+    ``user`` is the subject token of ``user_id``. ``expires_at`` is the Unix time in seconds from
+    which the token is refused here (``exp`` and the leeway), ``issued_at`` that of ``iat``.
+    """
+
+    user_id: str
+    user: str
+    role: str
+    admin: bool
+    email: str | None
+    name: str | None
+    expires_at: float
+    issued_at: float | None
+    token_id: str | None
+    grants: Grants
+
+
+class _Prepared(Algorithm):
+    """An algorithm that takes keys as :class:`VerifyingKey` holds them.
+
+    PyJWT prepares a key for each token anew, which costs as much as the rest of an HMAC check. The
+    keys were prepared, and checked to be of the right kind, when they were loaded.
+    """
+
+    def __init__(self, algorithm: Algorithm) -> None:
+        self._algorithm = algorithm
+
+    def prepare_key(self, key: Any) -> Any:
+        return key
+
+    def check_key_length(self, key: Any) -> str | None:
+        return self._algorithm.check_key_length(key)
+
+    def sign(self, msg: bytes, key: Any) -> bytes:
+        raise NotImplementedError
+
+    def verify(self, msg: bytes, key: Any, sig: bytes) -> bool:
+        return self._algorithm.verify(msg, key, sig)
+
+    @staticmethod
+    def to_jwk(key_obj: Any, as_dict: bool = False) -> Any:
+        raise NotImplementedError
+
+    @staticmethod
+    def from_jwk(jwk: str | dict[str, Any]) -> Any:
+        raise NotImplementedError
+
+
+def _verifier(algorithms: tuple[str, ...]) -> jwt.PyJWS:
+    known: dict[str, Algorithm] = get_default_algorithms()
+    jws = jwt.PyJWS(algorithms=[], options={"enforce_minimum_key_length": True})
+    for name in algorithms:
+        jws.register_algorithm(name, _Prepared(known[name]))
+    return jws
+
+
+class TokenVerifier:
+    """Checks tokens as the settings say. Algorithms come from there, never from a token."""
+
+    def __init__(
+        self,
+        settings: IdentitySettings,
+        catalogue: Catalogue,
+        keys: Keys,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """``clock`` gives Unix seconds. Raises :class:`StartError` for default grants of no use."""
+        self.policy: Final = GrantPolicy(settings.grants, catalogue)
+        self._keys: Final = keys
+        self._clock: Final = clock
+        self._jws: Final = _verifier(settings.jwt_algorithms)
+        self._issuer: Final = settings.jwt_issuer
+        self._audience: Final = frozenset(settings.jwt_audience)
+        self._leeway: Final = settings.jwt_leeway
+
+    def verify(self, token: str) -> Identity:
+        """Return whom the token speaks for.
+
+        Raises :class:`KeyNeeded` when its key is not at hand, :class:`Deactivated`, and
+        :class:`TokenError` for every other refusal, with ``expired`` set for that one.
+        """
+        if len(token) > MAX_TOKEN_BYTES:
+            raise TokenError("the token is too large")
+        if not token.isascii():
+            raise TokenError("the token is malformed")
+        kid = _key_id(token) if self._keys.by_id else None
+        key = self._keys.get(kid)
+        if key is None:
+            raise KeyNeeded(kid)
+        return self._identity(self._claims(token, key))
+
+    async def verify_or_fetch(self, token: str) -> Identity:
+        """Like :meth:`verify`, but ask the source for a key that is not at hand, and wait for it.
+
+        Raises :class:`KeyNeeded` when the source did not answer or may not be asked again yet, and
+        a plain :class:`TokenError` when it answered and does not know the key.
+        """
+        try:
+            return self.verify(token)
+        except KeyNeeded:
+            if not await self._keys.fetch():
+                raise
+        try:
+            return self.verify(token)
+        except KeyNeeded:
+            raise TokenError("the token's key is unknown") from None
+
+    def _claims(self, token: str, key: VerifyingKey) -> dict[str, Any]:
+        try:
+            signed = self._jws.decode_complete(token, key.material, algorithms=key.algorithms)
+        except jwt.InvalidAlgorithmError:
+            raise TokenError("the token's algorithm is not allowed") from None
+        except jwt.InvalidSignatureError:
+            raise TokenError("the token's signature is wrong") from None
+        except jwt.PyJWTError:
+            raise TokenError("the token is malformed") from None
+        try:
+            claims = from_json(signed["payload"], allow_inf_nan=False)
+        except ValueError:
+            raise TokenError("the token is malformed") from None
+        if not isinstance(claims, dict):
+            raise TokenError("the token is malformed")
+        return claims
+
+    def _identity(self, claims: dict[str, Any]) -> Identity:
+        expires_at, issued_at = self._times(claims)
+        if self._issuer is not None and claims.get("iss") != self._issuer:
+            raise TokenError("the token's issuer is wrong")
+        if self._audience and not _names_one(claims.get("aud"), self._audience):
+            raise TokenError("the token's audience is wrong")
+        if claims.get("active", True) is not True:
+            raise Deactivated
+        user_id, user = _subject(claims)
+        role = _role(claims)
+        if "grants" in claims:
+            grants = self.policy.claimed(claims["grants"], role, user)
+        else:
+            grants = self.policy.default(role, user)
+        return Identity(
+            user_id=user_id,
+            user=user,
+            role=role,
+            admin=role == ADMIN,
+            email=_text(claims, "email"),
+            name=_text(claims, "name"),
+            expires_at=expires_at,
+            issued_at=issued_at,
+            token_id=_text(claims, "jti"),
+            grants=grants,
+        )
+
+    def _times(self, claims: dict[str, Any]) -> tuple[float, float | None]:
+        now = self._clock()
+        expires_at = _seconds(claims, "exp")
+        if expires_at is None:
+            raise TokenError("the token has no exp")
+        expires_at = min(expires_at + self._leeway, _LAST_SECOND)
+        if expires_at <= now:
+            raise TokenError("the token has expired", expired=True)
+        latest = now + self._leeway
+        issued_at = _seconds(claims, "iat")
+        for moment in (issued_at, _seconds(claims, "nbf")):
+            if moment is not None and moment > latest:
+                raise TokenError("the token is not valid yet")
+        return expires_at, issued_at
+
+
+def _key_id(token: str) -> str | None:
+    """Return the key id of a token's header (RFC 7515 §4.1.4), which nothing vouches for yet."""
+    head = token.partition(".")[0]
+    try:
+        header = from_json(urlsafe_b64decode(head + "=" * (-len(head) % 4)))
+    except ValueError:
+        raise TokenError("the token is malformed") from None
+    kid = header.get("kid") if isinstance(header, dict) else None
+    if kid is not None and not isinstance(kid, str):
+        raise TokenError("the token is malformed")
+    return kid
+
+
+def _seconds(claims: dict[str, Any], name: str) -> float | None:
+    """Return a NumericDate (RFC 7519 §2), or None where the claim is not there or null."""
+    value = claims.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TokenError(f"the token's {name} is no time")
+    # An integer of JSON has no bounds: cut before it becomes a float.
+    return float(max(0, min(value, _LAST_SECOND)))
+
+
+def _names_one(audience: object, wanted: frozenset[str]) -> bool:
+    """Whether an ``aud`` (RFC 7519 §4.1.3), one text or a list of them, names one of these."""
+    if isinstance(audience, str):
+        return audience in wanted
+    return isinstance(audience, list) and any(
+        isinstance(each, str) and each in wanted for each in audience
+    )
+
+
+def _subject(claims: dict[str, Any]) -> tuple[str, str]:
+    """Return the user's id and its subject token. RFC 7519 wants text; issuers send numbers too."""
+    subject = claims.get("sub")
+    if subject is None:
+        raise TokenError("the token has no sub")
+    if isinstance(subject, bool) or not isinstance(subject, str | int):
+        raise TokenError("the token's sub is no id")
+    try:
+        user_id = str(subject)
+        return user_id, encode_id(user_id)
+    except ValueError:  # also what Python says of an integer with thousands of digits
+        raise TokenError("the token's sub is no id") from None
+
+
+def _role(claims: dict[str, Any]) -> str:
+    """Return ``admin`` if ``role`` or one of ``roles`` is that, else ``role``, else the first."""
+    roles = claims.get("roles")
+    if roles is None:
+        roles = []
+    role = claims.get("role")
+    if not isinstance(roles, list) or not all(isinstance(each, str) for each in roles):
+        raise TokenError("the token's roles are no list of names")
+    if not isinstance(role, str | None):
+        raise TokenError("the token's role is no name")
+    if role is not None:
+        roles = [role, *roles]
+    return ADMIN if ADMIN in roles else roles[0] if roles else USER
+
+
+def _text(claims: dict[str, Any], name: str) -> str | None:
+    value = claims.get(name)
+    return value if isinstance(value, str) else None
+
+
+def mint(
+    settings: IdentitySettings,
+    user_id: str,
+    *,
+    role: str | None = None,
+    grants: Mapping[str, Any] | None = None,
+    ttl: float = 3600.0,
+    extra: Mapping[str, Any] | None = None,
+    private_key: Path | None = None,
+    clock: Callable[[], float] = time.time,
+) -> str:
+    """Return a token for development and tests that these settings accept for ``ttl`` seconds.
+
+    Symmetric algorithms sign with the secret of the settings, the others with ``private_key``
+    (PEM). ``extra`` claims replace those made here; one that is None leaves it out. Raises
+    :class:`StartError` when there is no key to sign with.
+    """
+    now = int(clock())
+    claims: dict[str, Any] = {
+        "sub": user_id,
+        "iat": now,
+        "exp": now + ttl,
+        "jti": new_id(),
+        "role": role,
+        "grants": grants,
+        "iss": settings.jwt_issuer,
+        "aud": settings.jwt_audience[0] if settings.jwt_audience else None,
+        **(extra or {}),
+    }
+    claims = {name: value for name, value in claims.items() if value is not None}
+    algorithm, key = _signing_key(settings, private_key)
+    return jwt.encode(claims, key, algorithm)
+
+
+def _signing_key(settings: IdentitySettings, private_key: Path | None) -> tuple[str, Any]:
+    if SYMMETRIC.intersection(settings.jwt_algorithms):
+        if settings.jwt_secret is None:
+            raise StartError("BRIDGE_JWT_SECRET is needed to sign a token")
+        return settings.jwt_algorithms[0], settings.jwt_secret.get_secret_value()
+    if private_key is None:
+        raise StartError("a private key (PEM) is needed to sign a token")
+    try:
+        key: Any = load_pem_private_key(private_key.read_bytes(), None)
+        algorithms = usable_algorithms(key.public_key(), settings.jwt_algorithms)
+    except (OSError, ValueError, TypeError):
+        raise StartError(f"{private_key} is no private key in PEM without a password") from None
+    if not algorithms:
+        raise StartError(f"{private_key} fits none of BRIDGE_JWT_ALGORITHMS")
+    return algorithms[0], key

@@ -1,0 +1,62 @@
+"""Every session of this process: by id, and by user in the order of connecting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from bridge.sessions.session import Session
+
+
+class Registry:
+    """Who is connected, and the limits on how many."""
+
+    def __init__(self, *, max_connections: int, max_per_user: int) -> None:
+        self._max_connections: Final = max_connections
+        self._max_per_user: Final = max_per_user
+        self._by_id: Final[dict[str, Session]] = {}
+        self._by_user: Final[dict[str, dict[str, Session]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(tuple(self._by_id.values()))
+
+    @property
+    def is_full(self) -> bool:
+        """Whether one more connection is over the limit of this process."""
+        return len(self._by_id) >= self._max_connections
+
+    def add(self, session: Session) -> None:
+        """Count a connection, known or not."""
+        self._by_id[session.id] = session
+
+    def identify(self, session: Session, user_id: str) -> list[Session]:
+        """Count it among its user's; return those that are over that user's limit, oldest first."""
+        mine = self._by_user.setdefault(user_id, {})
+        mine[session.id] = session
+        return list(mine.values())[: max(0, len(mine) - self._max_per_user)]
+
+    def remove(self, session: Session, user_id: str | None) -> None:
+        """Forget a connection; safe to call twice."""
+        self._by_id.pop(session.id, None)
+        if user_id is not None:
+            mine = self._by_user.get(user_id)
+            if mine is not None:
+                mine.pop(session.id, None)
+                if not mine:
+                    del self._by_user[user_id]
+
+    def get(self, connection_id: str) -> Session | None:
+        """Return the connection with this id, or None."""
+        return self._by_id.get(connection_id)
+
+    def of_user(self, user_id: str) -> list[Session]:
+        """Return a user's connections, oldest first."""
+        return list(self._by_user.get(user_id, {}).values())
+
+    def per_user(self) -> dict[str, int]:
+        """Return how many connections each user has."""
+        return {user: len(sessions) for user, sessions in self._by_user.items()}

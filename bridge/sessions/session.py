@@ -1,0 +1,592 @@
+"""One client's session: the one place that applies what the handlers decide.
+
+Owned by its socket, called from the event loop only. Effects reach the rest of the bridge through
+the callables and objects in :class:`Surroundings`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import uuid4
+
+from bridge.broker.interests import Interests, Unit
+from bridge.broker.topics import Topics
+from bridge.delivery.frames import PING, text_frame
+from bridge.delivery.hub import Hub
+from bridge.delivery.outbox import Outbox
+from bridge.errors import BridgeError, BrokerUnavailable, TokenError
+from bridge.identity.tokens import Deactivated, Identity, KeyNeeded
+from bridge.limits.rates import SlidingWindow
+from bridge.sessions.handlers import Answer, Ask, Change, Effect, Nothing, Renew, View, handle
+from bridge.sessions.registry import Registry
+from bridge.sessions.states import State, advance
+from bridge.settings import IdentitySettings, LimitSettings
+from bridge.sockets.socket import Socket
+from schemas import codes
+from schemas.catalogue import Catalogue
+from schemas.codes import CloseCode, ErrorCode
+from schemas.commands import Authenticate, AuthRefresh, MessageError, parse_client_message
+from schemas.patterns import ANY, Pattern
+from schemas.replies import (
+    AuthExpiring,
+    AuthExpiringData,
+    AuthRefreshed,
+    AuthRefreshedData,
+    ConnectionDraining,
+    ConnectionEstablished,
+    DrainingData,
+    EstablishedData,
+    Limits,
+    Reply,
+    error,
+)
+
+log = logging.getLogger(__name__)
+
+FEATURES: Final = (
+    "heartbeat",
+    "subscriptions",
+    "rate_limiting",
+    "message_validation",
+    "patterns",
+    "commands",
+    "auth_refresh",
+)
+MAX_EARLY: Final = 100
+"""Messages that may come before ``connection.established`` is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every session of this process shares."""
+
+    catalogue: Catalogue
+    limits: LimitSettings
+    identity: IdentitySettings
+    hub: Hub
+    interests: Interests
+    topics: Topics
+    registry: Registry
+    rates: SlidingWindow
+    verify: Callable[[str], Awaitable[Identity]]
+    """Takes a token; raises :class:`TokenError`."""
+    is_revoked: Callable[[Identity], bool]
+    ask: Callable[[Ask, Identity], Awaitable[Reply]]
+    """Takes a command to its service and returns what to answer the client."""
+    failed_handshake: Callable[[str], None]
+    """Takes the address of a client that could not say who it is."""
+    user_subject: Callable[[str], str]
+    """Takes a user's token, returns the NATS subject of that user's events."""
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    clock: Callable[[], float]
+    """Seconds that never go back."""
+    wall: Callable[[], float]
+    """Unix seconds that never go back, for the rate limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What the handshake said beside who it is."""
+
+    address: str
+    direct: bool = True
+    cursor: str | None = field(default=None)
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a Unix time as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class Session:
+    """A connection and everything the bridge knows of it."""
+
+    __slots__ = (
+        "_early",
+        "_env",
+        "_keys",
+        "_notified",
+        "_socket",
+        "_unit",
+        "_waiting_commands",
+        "connected_at",
+        "deadline",
+        "error_count",
+        "errors_in_row",
+        "id",
+        "identity",
+        "intro",
+        "last_heartbeat",
+        "last_seen",
+        "message_count",
+        "next_ping",
+        "outbox",
+        "patterns",
+        "state",
+    )
+
+    def __init__(self, env: Surroundings, socket: Socket, intro: Introduction) -> None:
+        now = env.clock()
+        self._env = env
+        self._socket = socket
+        self.intro = intro
+        self.id = str(uuid4())
+        self.identity: Identity | None = None
+        self.state = State.AWAITING
+        self.outbox = Outbox(socket.write, self._overflowed)
+        self.patterns: dict[str, Pattern] = {}
+        self._keys: dict[tuple[str, str], frozenset[str]] = {}
+        self._unit: Unit | None = None
+        self._early: list[tuple[bytes, bool]] | None = None
+        self._notified = False
+        self._waiting_commands = 0
+        self.connected_at = time.time()
+        self.last_seen = now
+        self.last_heartbeat = now
+        self.next_ping = now + env.limits.heartbeat_interval
+        self.deadline = self.connected_at + env.identity.auth_timeout
+        """Unix time in seconds at which :meth:`on_deadline` is due."""
+        self.message_count = 0
+        self.error_count = 0
+        self.errors_in_row = 0
+        env.registry.add(self)
+        socket.start(self)
+
+    # Life: who it is, when it opens, when it ends.
+
+    def identify(self, identity: Identity) -> None:
+        """The client is known: count it, and open once NATS has its user's interest."""
+        env = self._env
+        self.state = advance(self.state, State.CONFIRMING)
+        self.identity = identity
+        self._set_deadline()
+        for oldest in env.registry.identify(self, identity.user_id):
+            oldest.replace()
+        route = env.hub.hold_user(identity.user)
+        self._unit = env.interests.hold(env.user_subject(identity.user), route.receive)
+        env.interests.confirm(self._confirmed)
+
+    def identify_later(self, answer: Awaitable[Identity]) -> None:
+        """Who it is takes a while to find out; until then nothing of the client is read."""
+        self._early = []
+        self._socket.hold()
+        self._env.spawn(self._identify(answer))
+
+    async def _identify(self, answer: Awaitable[Identity]) -> None:
+        try:
+            identity = await answer
+        except BridgeError as problem:
+            close = close_code_of(problem)
+            if self.state is State.AWAITING:
+                if close is not codes.TRY_AGAIN_LATER:
+                    self._env.failed_handshake(self.intro.address)
+                self.close(close)
+            return
+        if self.state is not State.AWAITING:
+            return
+        if self._env.is_revoked(identity):
+            self.close(codes.REVOKED)
+        else:
+            self.identify(identity)
+
+    def _confirmed(self, done: bool) -> None:
+        if self.state is not State.CONFIRMING:
+            return
+        identity = self.identity
+        assert identity is not None
+        if not done:
+            self.close(codes.TRY_AGAIN_LATER)
+            return
+        env = self._env
+        self.state = advance(self.state, State.OPEN)
+        self._set_permits(identity)
+        env.hub.users[identity.user].receivers[self.outbox] = None
+        env.hub.everybody.receivers[self.outbox] = None
+        limits = env.limits
+        self.send(
+            ConnectionEstablished(
+                data=EstablishedData(
+                    connection_id=self.id,
+                    user_id=identity.user_id,
+                    features=list(FEATURES),
+                    limits=Limits(
+                        max_message_size=limits.max_message_size,
+                        rate_limit_messages=limits.rate_limit_messages,
+                        rate_limit_window=limits.rate_limit_window,
+                        heartbeat_interval=limits.heartbeat_interval,
+                        connection_timeout=limits.connection_timeout,
+                        max_subscriptions=limits.max_subscriptions,
+                    ),
+                    expires_at=rfc3339(identity.expires_at),
+                    resume=_not_resumed(self.intro.cursor),
+                )
+            )
+        )
+        log.debug("connection %s of user %s is open", self.id, identity.user_id)
+        early, self._early = self._early, None
+        if early is not None:
+            self._socket.start(self)
+            for data, is_text in early:
+                self.on_message(data, is_text)
+
+    def close(self, close: CloseCode) -> None:
+        """Say goodbye: what was offered is written, then the close frame. Safe to call twice."""
+        if self.state is State.CLOSED:
+            return
+        self._leave()
+        self.outbox.drain()
+        self._env.hub.flush.forget(self.outbox)
+        self._socket.close(close)
+        log.debug("connection %s closed: %s %s", self.id, close.code, close.name)
+
+    def replace(self) -> None:
+        """The user has a newer connection and is over the limit."""
+        self.send(
+            error(ErrorCode.CONNECTION_LIMIT_EXCEEDED, "A newer connection takes this one's place")
+        )
+        self.close(codes.REPLACED)
+
+    def drain(self, reconnect_after_ms: int) -> None:
+        """The process is going away."""
+        self.send(ConnectionDraining(data=DrainingData(reconnect_after_ms=reconnect_after_ms)))
+        self.close(codes.GOING_AWAY)
+
+    def cut(self) -> None:
+        """End the connection without a word; for the end of a drain."""
+        self._socket.abort()
+
+    def _leave(self) -> None:
+        # Nothing is delivered from here on, and NATS interest is given back.
+        env, identity = self._env, self.identity
+        self.state = advance(self.state, State.CLOSED)
+        self._early = None
+        self._want({})
+        if identity is not None:
+            env.hub.everybody.receivers.pop(self.outbox, None)
+            env.hub.users[identity.user].receivers.pop(self.outbox, None)
+            env.hub.release_user(identity.user)
+        if self._unit is not None:
+            env.interests.release(self._unit)
+            self._unit = None
+        env.registry.remove(self, None if identity is None else identity.user_id)
+
+    # What the socket calls.
+
+    def on_message(self, data: bytes, is_text: bool) -> None:
+        """A message of the client: size → rate → parse → handle → apply."""
+        self.last_seen = self._env.clock()
+        if self.state is State.OPEN:
+            self.message_count += 1
+            self._handle(data, is_text)
+        elif self.state is State.AWAITING and self._early is None:
+            self._first_message(data, is_text)
+        elif self.state is not State.CLOSED:
+            self._wait_early(data, is_text)
+
+    def _wait_early(self, data: bytes, is_text: bool) -> None:
+        # What came along before ``connection.established`` is handled after it, in order.
+        if self._early is None:
+            self._early = []
+            self._socket.hold()
+        self._early.append((data, is_text))
+        if len(self._early) > MAX_EARLY:
+            self.close(codes.TRY_AGAIN_LATER)
+
+    def on_sign_of_life(self) -> None:
+        """A ping or a pong."""
+        self.last_seen = self._env.clock()
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection itself is over, not just told to be."""
+        return self._socket.is_lost
+
+    @property
+    def idle(self) -> float:
+        """Seconds since the last sign of life."""
+        return self._env.clock() - self.last_seen
+
+    @property
+    def idle_heartbeat(self) -> float:
+        """Seconds since the last message that was in order."""
+        return self._env.clock() - self.last_heartbeat
+
+    def on_pause(self) -> None:
+        """The client reads too slowly for now."""
+        self._env.hub.flush.pause(self.outbox)
+
+    def on_resume(self) -> None:
+        """The client reads again."""
+        self._env.hub.flush.resume(self.outbox)
+
+    def on_lost(self) -> None:
+        """The connection is over, by whichever side."""
+        if self.state is not State.CLOSED:
+            self._leave()
+        self._env.hub.flush.forget(self.outbox)
+
+    def _overflowed(self) -> None:
+        self.close(codes.SLOW_CONSUMER)
+
+    # What the keeper calls.
+
+    def ping(self, now: float) -> None:
+        """Send a WebSocket ping; ``now`` is of the clock that never goes back."""
+        self.next_ping = now + self._env.limits.heartbeat_interval
+        if not self.outbox.paused:
+            self._socket.write(PING)
+
+    def on_deadline(self, now: float) -> None:
+        """Something is due at this Unix time: the first message, the notice, or the expiry."""
+        identity = self.identity
+        if identity is None:
+            self._env.failed_handshake(self.intro.address)
+            self.close(codes.NOT_AUTHENTICATED)
+        elif now >= identity.expires_at:
+            self.close(codes.TOKEN_EXPIRED)
+        elif not self._notified:
+            self._notified = True
+            self.deadline = identity.expires_at
+            if self.state is State.OPEN:
+                self.send(
+                    AuthExpiring(data=AuthExpiringData(expires_at=rfc3339(identity.expires_at)))
+                )
+
+    def _set_deadline(self) -> None:
+        assert self.identity is not None
+        self._notified = False
+        self.deadline = self.identity.expires_at - self._env.identity.expiring_notice
+
+    # Messages.
+
+    def send(self, reply: Reply) -> None:
+        """Offer a message of the bridge, behind the events that were offered before."""
+        self._env.hub.flush.offer(self.outbox, text_frame(reply.to_bytes()))
+
+    def send_frame(self, frame: bytes) -> None:
+        """Offer a ready frame."""
+        self._env.hub.flush.offer(self.outbox, frame)
+
+    def _handle(self, data: bytes, is_text: bool) -> None:
+        env, identity = self._env, self.identity
+        assert identity is not None
+        now = env.wall()
+        if not env.rates.allow(identity.user_id, now):
+            self._refuse(
+                error(
+                    ErrorCode.RATE_LIMIT_EXCEEDED,
+                    "Too many messages",
+                    reset_time=env.rates.reset_time(identity.user_id),
+                )
+            )
+            return
+        if len(data) > env.limits.max_message_size:
+            self._refuse(
+                error(
+                    ErrorCode.MESSAGE_TOO_LARGE,
+                    f"Message is over {env.limits.max_message_size} bytes",
+                )
+            )
+            return
+        if not is_text:
+            self._refuse(error(ErrorCode.INVALID_MESSAGE_FORMAT, "Message must be text"))
+            return
+        try:
+            message = parse_client_message(data)
+        except MessageError as refused:
+            self._refuse(error(refused.code, refused.message, reply_to=refused.reply_to))
+            return
+        self.last_heartbeat = self.last_seen
+        view = View(self.patterns, identity.grants, env.catalogue, env.limits.max_subscriptions)
+        try:
+            self._apply(handle(message, view), identity)
+        except Exception:
+            # A fault of ours: the client is told, the connection and all others go on.
+            log.exception("a message of type %s could not be handled", message.type)
+            self._refuse(
+                error(ErrorCode.INTERNAL_ERROR, "Internal server error", reply_to=message.id)
+            )
+
+    def _refuse(self, answer: Reply) -> None:
+        self.error_count += 1
+        self.errors_in_row += 1
+        self.send(answer)
+        if self.errors_in_row >= self._env.limits.max_errors:
+            self.close(codes.TOO_MANY_ERRORS)
+
+    def _apply(self, effect: Effect, identity: Identity) -> None:
+        match effect:
+            case Answer(reply) if reply.type == "error":
+                self._refuse(reply)
+                return
+            case Change(patterns, replies):
+                self._change(patterns, replies)
+                if replies[-1].type == "error":
+                    self.error_count += 1
+                    return
+            case Answer(reply):
+                self.send(reply)
+            case Ask():
+                self._ask(effect, identity)
+            case Renew(message):
+                self._env.spawn(self._renew(message, identity))
+            case Nothing():
+                pass
+        self.errors_in_row = 0
+
+    def _change(self, patterns: dict[str, Pattern], replies: tuple[Reply, ...]) -> None:
+        before = self.patterns
+        self.patterns = patterns
+        self._rewant()
+
+        def confirmed(done: bool) -> None:
+            if self.state is not State.OPEN:
+                return
+            if done:
+                for reply in replies:
+                    self.send(reply)
+                return
+            # Not a promise the bridge can keep now: back to what was there before.
+            added = patterns.keys() - before.keys()
+            self.patterns = {
+                text: each for text, each in self.patterns.items() if text not in added
+            }
+            self._rewant()
+            self.send(
+                error(
+                    ErrorCode.SERVICE_UNAVAILABLE,
+                    "The event bus is not available",
+                    reply_to=replies[0].reply_to,
+                )
+            )
+
+        if patterns.keys() <= before.keys():
+            confirmed(True)  # nothing new to wait for
+        else:
+            self._env.interests.confirm(confirmed)
+
+    def _rewant(self) -> None:
+        assert self.identity is not None
+        keys = self.identity.grants.resolve_all(self.patterns.values(), self._env.catalogue)
+        self._want({(key.event_type, key.resource): key.excluded for key in keys})
+
+    def _want(self, keys: dict[tuple[str, str], frozenset[str]]) -> None:
+        """Make what is delivered what is in ``keys``, with no moment in between without it."""
+        env, held = self._env, self._keys
+        if keys == held:
+            return
+        for (event_type, resource), excluded in keys.items():
+            route = env.hub.topic(event_type)
+            if (event_type, resource) not in held:
+                env.topics.hold(event_type, resource, route.receive)
+            route.add(self.outbox, resource, excluded)
+        for event_type, resource in held.keys() - keys.keys():
+            env.hub.topic(event_type).remove(self.outbox, resource)
+            env.topics.release(event_type, resource)
+        self._keys = keys
+
+    def _set_permits(self, identity: Identity) -> None:
+        if not self.intro.direct:
+            self.outbox.permits = self._subscribed
+        else:
+            grants = identity.grants
+            self.outbox.permits = None if grants.unrestricted else grants.permits
+
+    def _subscribed(self, event_type: str, resource: str) -> bool:
+        excluded = self._keys.get((event_type, ANY))
+        if excluded is not None:
+            return resource not in excluded
+        return (event_type, resource) in self._keys
+
+    # What takes time: a task each, bounded by the rate limit and the waits' deadlines.
+
+    def _ask(self, effect: Ask, identity: Identity) -> None:
+        if self._waiting_commands >= self._env.limits.max_commands:
+            self._refuse(
+                error(
+                    ErrorCode.COMMAND_FAILED,
+                    "Too many commands wait for an answer",
+                    reply_to=effect.message.id,
+                )
+            )
+            return
+        self._waiting_commands += 1
+        self._env.spawn(self._command(effect, identity))
+
+    async def _command(self, effect: Ask, identity: Identity) -> None:
+        try:
+            reply = await self._env.ask(effect, identity)
+        finally:
+            self._waiting_commands -= 1
+        if self.state is State.OPEN:
+            self.send(reply)
+
+    async def _renew(self, message: AuthRefresh, before: Identity) -> None:
+        refused = ""
+        try:
+            identity = await self._env.verify(message.data.token)
+            if identity.user_id != before.user_id:
+                refused = "the token is another user's"
+            elif self._env.is_revoked(identity):
+                refused = "the token is revoked"
+        except TokenError as problem:
+            refused = problem.reason
+        if self.state is not State.OPEN:
+            return
+        if refused:
+            self._refuse(error(ErrorCode.TOKEN_INVALID, refused, reply_to=message.id))
+            return
+        self.identity = identity
+        self._set_deadline()
+        self._set_permits(identity)
+        catalogue = self._env.catalogue
+        removed = [
+            text
+            for text, pattern in self.patterns.items()
+            if not identity.grants.resolve(pattern, catalogue)
+        ]
+        self.patterns = {t: each for t, each in self.patterns.items() if t not in removed}
+        self._rewant()
+        reply = AuthRefreshed(
+            data=AuthRefreshedData(expires_at=rfc3339(identity.expires_at), removed=removed),
+            reply_to=message.id,
+        )
+
+        def confirmed(_: bool) -> None:
+            if self.state is State.OPEN:
+                self.send(reply)
+
+        self._env.interests.confirm(confirmed)
+
+    def _first_message(self, data: bytes, is_text: bool) -> None:
+        try:
+            if not is_text or len(data) > self._env.limits.max_message_size:
+                raise MessageError(ErrorCode.INVALID_MESSAGE_FORMAT, "not authenticate")
+            message = parse_client_message(data)
+        except MessageError:
+            message = None
+        if not isinstance(message, Authenticate):
+            self._env.failed_handshake(self.intro.address)
+            self.close(codes.NOT_AUTHENTICATED)
+            return
+        self.identify_later(self._env.verify(message.data.token))
+
+
+def close_code_of(problem: BridgeError) -> CloseCode:
+    """Return how a connection ends whose token or ticket was refused, or could not be checked."""
+    if isinstance(problem, Deactivated):
+        return codes.REVOKED
+    if isinstance(problem, KeyNeeded | BrokerUnavailable):
+        return codes.TRY_AGAIN_LATER
+    return codes.INVALID_TOKEN
+
+
+def _not_resumed(cursor: str | None) -> dict[str, Any] | None:
+    if cursor is None:
+        return None
+    return {"recovered": False, "reason": "NOT_SUPPORTED"}

@@ -1,0 +1,92 @@
+"""uvicorn's HTTP protocol with the bounds that it lacks: time, header bytes, body bytes.
+
+Without them a peer may hold a connection open with half a request for ever, or send headers or a
+body without end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MAX_HEADER_BYTES: Final = 32 * 1024
+"""Most bytes of a request line and its headers; a token is at most 8 KiB."""
+
+
+def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
+    """Return uvicorn's protocol class with a request that must be whole within ``timeout``."""
+
+    class BoundedHttp(HttpToolsProtocol):
+        """One HTTP connection; see the module."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self._head_bytes = 0
+            self._body_bytes = 0
+            self._deadline: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._expect()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._relax()
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            if self._deadline is not None:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEADER_BYTES + max_body:
+                    self._cut(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+                    return
+            super().data_received(data)
+
+        def on_message_begin(self) -> None:
+            super().on_message_begin()
+            self._body_bytes = 0
+            if self._deadline is None:
+                self._expect()
+
+        def on_body(self, body: bytes) -> None:
+            self._body_bytes += len(body)
+            if self._body_bytes > max_body:
+                self._cut(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+                return
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            self._relax()
+            super().on_message_complete()
+
+        def handle_websocket_upgrade(self) -> None:
+            self._relax()
+            super().handle_websocket_upgrade()
+            # The parser and this object hold each other; the connection has no use for either.
+            self.parser = None  # type: ignore[assignment]
+
+        def _expect(self) -> None:
+            self._head_bytes = 0
+            self._deadline = self.loop.call_later(timeout, self._too_slow)
+
+        def _relax(self) -> None:
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+
+        def _too_slow(self) -> None:
+            self._deadline = None
+            self._cut(HTTPStatus.REQUEST_TIMEOUT)
+
+        def _cut(self, status: HTTPStatus) -> None:
+            self._relax()
+            if not self.transport.is_closing():
+                self.transport.write(
+                    f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+                    "Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+                )
+                self.transport.close()
+
+    return BoundedHttp

@@ -1,0 +1,284 @@
+"""One WebSocket connection after its upgrade: bytes of the transport ↔ messages of the session.
+
+Frames are parsed by ``websockets``' sans-I/O protocol. A parser belongs to a connection only while
+bytes of a message are in flight: an idle connection has none, which is most of its memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from websockets.frames import Opcode
+from websockets.protocol import SERVER, State
+from websockets.protocol import Protocol as FrameParser
+
+from bridge.delivery.frames import close_frame, pong_frame
+from schemas.codes import (
+    CLOSE_CODES,
+    INTERNAL_ERROR,
+    INVALID_UTF8,
+    CloseCode,
+)
+
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds that a peer has to answer a close frame before the connection is cut."""
+
+_silent: Final = logging.getLogger("bridge.frames")
+_silent.setLevel(logging.CRITICAL)  # a peer's broken frames are answered, not logged
+
+
+class Receiver(Protocol):
+    """What a connection's owner does with what happens on it. Nothing here may block."""
+
+    def on_message(self, data: bytes, is_text: bool) -> None:
+        """A whole message; text is valid UTF-8."""
+
+    def on_sign_of_life(self) -> None:
+        """The peer answered a ping, or sent one."""
+
+    def on_pause(self) -> None:
+        """The connection can't be written to for now."""
+
+    def on_resume(self) -> None:
+        """The connection can be written to again."""
+
+    def on_lost(self) -> None:
+        """The connection is over; called once."""
+
+
+class Parsers:
+    """Lends frame parsers; ``max_size`` is the hard cap of a message in bytes."""
+
+    def __init__(self, max_size: int, spare: int = 16) -> None:
+        self._max_size: Final = max_size
+        self._most_spare: Final = spare
+        self._spare: Final[list[FrameParser]] = []
+
+    def take(self) -> FrameParser:
+        """Return a parser that has read nothing of the frame to come."""
+        if self._spare:
+            return self._spare.pop()
+        return FrameParser(SERVER, state=State.OPEN, max_size=self._max_size, logger=_silent)
+
+    def give_back(self, parser: FrameParser) -> bool:
+        """Take a parser back if it is between two messages; False where it still has work."""
+        if parser.current_size is not None or parser.state is not State.OPEN:
+            return False
+        # Between frames the parser's generator waits in ``StreamReader.at_eof``; inside a frame it
+        # waits for bytes in ``read_exact``, even when it has consumed all that came.
+        waits = getattr(parser.parser, "gi_yieldfrom", None)
+        if waits is None or waits.gi_code.co_name != "at_eof":
+            return False
+        if len(self._spare) < self._most_spare:
+            self._spare.append(parser)
+        return True
+
+
+class Socket(asyncio.Protocol):
+    """The protocol object that an upgraded transport keeps for the rest of its life."""
+
+    __slots__ = (
+        "_buffer",
+        "_closing",
+        "_deaf",
+        "_loop",
+        "_lost",
+        "_parser",
+        "_parsers",
+        "_pong",
+        "_receiver",
+        "_text",
+        "_timer",
+        "_transport",
+        "paused",
+    )
+
+    def __init__(
+        self, transport: asyncio.Transport, parsers: Parsers, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._transport = transport
+        self._parsers = parsers
+        self._loop = loop
+        self._receiver: Receiver | None = None
+        self._parser: FrameParser | None = None
+        self._buffer: bytearray | None = None
+        self._text = False
+        self._pong: bytes | None = None
+        self._closing = False
+        self._deaf = False
+        self._lost = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.paused = False
+
+    def hold(self) -> None:
+        """Read nothing until :meth:`start`; for an owner that has to wait for something first."""
+        self._transport.pause_reading()
+
+    def start(self, receiver: Receiver) -> None:
+        """Hand what comes in to this receiver from now on."""
+        self._receiver = receiver
+        if self._transport.is_closing():
+            self._loop.call_soon(self._lose)
+        elif not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    @property
+    def write(self) -> Callable[[bytes], None]:
+        """The transport's own ``write``: takes whole frames, never blocks."""
+        return self._transport.write
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether a close was begun by either side."""
+        return self._closing
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the connection is over."""
+        return self._lost
+
+    def close(self, close: CloseCode) -> None:
+        """Send a close frame and wait for the peer's, for a while; safe to call twice."""
+        if self._closing:
+            return
+        self._finish(close_frame(close))
+        if not self._transport.is_reading():
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Cut the connection without another byte."""
+        self._transport.abort()
+
+    # What the event loop calls.
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from the peer."""
+        if self._deaf:
+            return
+        parser = self._parser or self._parsers.take()
+        self._parser = parser
+        parser.receive_data(data)
+        for frame in parser.events_received():
+            opcode = frame.opcode  # type: ignore[union-attr]  # no requests after the upgrade
+            payload = bytes(frame.data)  # type: ignore[union-attr]
+            if opcode is Opcode.PING:
+                self._answer_ping(payload)
+            elif opcode is Opcode.CLOSE:
+                self._peer_closed(payload)
+                return
+            elif opcode is Opcode.PONG:
+                if self._receiver is not None:
+                    self._receiver.on_sign_of_life()
+            else:
+                self._data_frame(opcode, payload, frame.fin)  # type: ignore[union-attr]
+            if self._parser is None:
+                return  # closed by what was read
+        if parser.parser_exc is not None:
+            code = parser.close_sent.code if parser.close_sent is not None else 0
+            self._fail(CLOSE_CODES.get(code, INTERNAL_ERROR))
+        elif self._parser is parser:
+            parser.writes.clear()  # its own pongs: ours are written above
+            if self._parsers.give_back(parser):
+                self._parser = None
+
+    def eof_received(self) -> bool:
+        """The peer sends no more: nothing is left to wait for."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is over its high-water mark."""
+        self.paused = True
+        if self._receiver is not None:
+            self._receiver.on_pause()
+
+    def resume_writing(self) -> None:
+        """The transport's buffer is under its low-water mark again."""
+        self.paused = False
+        if self._pong is not None:
+            pong, self._pong = self._pong, None
+            self._transport.write(pong)
+        if self._receiver is not None:
+            self._receiver.on_resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The transport is gone."""
+        self._lose()
+
+    # Steps of the above.
+
+    def _data_frame(self, opcode: Opcode, payload: bytes, fin: bool) -> None:
+        if self._closing:
+            return
+        if opcode is not Opcode.CONT:
+            self._text = opcode is Opcode.TEXT
+            if not fin:
+                self._buffer = bytearray(payload)
+                return
+        else:
+            assert self._buffer is not None  # the parser refuses a continuation of nothing
+            self._buffer += payload
+            if not fin:
+                return
+            payload = bytes(self._buffer)
+            self._buffer = None
+        if self._text and not payload.isascii():
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                self._fail(INVALID_UTF8)
+                return
+        if self._receiver is not None:
+            self._receiver.on_message(payload, self._text)
+
+    def _answer_ping(self, payload: bytes) -> None:
+        if self._closing:
+            return
+        if self.paused:
+            # The most recent ping is enough (RFC 6455 §5.5.3); a peer that pings and does not read
+            # must not fill the transport's buffer.
+            self._pong = pong_frame(payload)
+        else:
+            self._transport.write(pong_frame(payload))
+        if self._receiver is not None:
+            self._receiver.on_sign_of_life()
+
+    def _peer_closed(self, payload: bytes) -> None:
+        self._parser = None
+        if not self._closing:
+            self._closing = True
+            self._transport.write(bytes((0x88, len(payload))) + payload)
+        self._transport.close()
+
+    def _fail(self, close: CloseCode) -> None:
+        # What follows a broken frame can't be read (RFC 6455 §7.1.7).
+        self._parser = None
+        self._deaf = True
+        if self._closing:
+            self._transport.close()
+            return
+        self._finish(close_frame(close))
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _finish(self, frame: bytes) -> None:
+        # The peer may still be sending: closing at once would reset the connection and could take
+        # the close frame with it. What comes in until its own close or EOF is read and dropped.
+        self._closing = True
+        self._transport.write(frame)
+        self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+
+    def _lose(self) -> None:
+        self._closing = self._lost = True
+        self._parser = None
+        self._buffer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.on_lost()

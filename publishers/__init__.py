@@ -1,0 +1,70 @@
+"""The SDK with which services publish events and answer commands.
+
+A publisher in ten lines::
+
+    import asyncio
+    from publishers import EventPublisher, UploadEvents
+
+    async def main() -> None:
+        async with EventPublisher("nats://127.0.0.1:4222", source="upload-service") as publisher:
+            uploads = UploadEvents(publisher)
+            await uploads.progress("42", "u1", 40)
+            [receipt] = await uploads.completed("42", "u1", {"size": 1024})
+            print(receipt.sequence)
+
+    asyncio.run(main())
+
+An event goes to a user (``"42"``), several (``["42", "43"]``), :data:`SUBSCRIBERS`, or
+:data:`EVERYBODY`. It is validated before anything is sent; :mod:`publishers.errors` draws what can
+be raised.
+"""
+
+from publishers.commands import Command, Commands, Refused
+from publishers.errors import (
+    BrokerError,
+    BrokerUnavailable,
+    CallerError,
+    InvalidEvent,
+    NotAcknowledged,
+    NotPermitted,
+    PublisherClosed,
+    PublishError,
+    SomeNotPublished,
+    StreamMissing,
+    StreamRefused,
+)
+from publishers.files import FileEvents
+from publishers.outgoing import EVERYBODY, SUBSCRIBERS, OutgoingEvent, Receipt, To
+from publishers.publisher import EventPublisher
+from publishers.review import ReviewEvents
+from publishers.settings import PublisherSettings
+from publishers.system import SystemEvents
+from publishers.upload import UploadEvents
+
+__all__ = [
+    "EVERYBODY",
+    "SUBSCRIBERS",
+    "BrokerError",
+    "BrokerUnavailable",
+    "CallerError",
+    "Command",
+    "Commands",
+    "EventPublisher",
+    "FileEvents",
+    "InvalidEvent",
+    "NotAcknowledged",
+    "NotPermitted",
+    "OutgoingEvent",
+    "PublishError",
+    "PublisherClosed",
+    "PublisherSettings",
+    "Receipt",
+    "Refused",
+    "ReviewEvents",
+    "SomeNotPublished",
+    "StreamMissing",
+    "StreamRefused",
+    "SystemEvents",
+    "To",
+    "UploadEvents",
+]

@@ -1,0 +1,352 @@
+"""The connection to NATS: the one place of this package that knows nats-py.
+
+It stays up on its own for as long as it is open, and tells what nats-py would hide: nothing is
+buffered while the broker is away, and every wait ends at the deadline that the caller gives.
+
+Deadlines are times of the running loop's clock (``loop.time()``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import re
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import nats.errors
+from nats.aio.client import Client
+
+from publishers.errors import BrokerUnavailable, InvalidEvent, NotPermitted
+from schemas.bus import SettingsError
+from schemas.codes import RejectReason
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription as NatsSubscription
+
+    from schemas.bus import BusSettings
+
+log = logging.getLogger("publishers")
+
+MAX_UNSENT: Final = 1 << 20
+"""Bytes that may wait for a slow broker before sending waits too."""
+
+CLOSE_TIMEOUT: Final = 1.0
+"""Longest wait, in seconds, for what was sent to leave and for the socket to close, together."""
+
+NEVER: Final = 3600.0
+"""A timeout for nats-py, in seconds, where this module sets the limit itself."""
+
+_LOST: Final = (nats.errors.StaleConnectionError, OSError)
+_REFUSAL: Final = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"')
+
+
+class NoResponders(Exception):
+    """Nobody listens on the subject of a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that came in. ``reply`` is empty when no answer is wanted."""
+
+    subject: str
+    reply: str
+    data: bytes
+    headers: Mapping[str, str]
+
+
+Handler = Callable[[Message], Awaitable[None]]
+Unsubscribe = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True, eq=False)
+class _Subscription:
+    subject: str
+    queue: str
+    handler: Handler
+    current: NatsSubscription | None = None
+
+
+class Connection:
+    """One connection to the broker, made anew whenever it is lost, until :meth:`close`."""
+
+    def __init__(self, settings: BusSettings, name: str | None) -> None:
+        self._settings = settings
+        self._name = name
+        self._client: Client | None = None
+        self._up = asyncio.Event()
+        self._closing = False
+        self._reopening: asyncio.Task[None] | None = None
+        self._subscriptions: list[_Subscription] = []
+        self._last_error = ""
+        self._refusals: deque[str] = deque(maxlen=100)
+        self._requests: set[asyncio.Timeout] = set()
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is reachable as far as is known now."""
+        return self._client is not None and self._client.is_connected
+
+    async def open(self) -> None:
+        """Connect; raises :class:`BrokerUnavailable` after ``settings.timeout`` seconds."""
+        self._closing = False
+        self._client = await self._connect()
+
+    async def close(self) -> None:
+        """Let what was sent leave, as far as that is possible in a second, and disconnect."""
+        self._closing = True
+        self._up.set()
+        self._end_requests()
+        if self._reopening is not None:
+            self._reopening.cancel()
+            await asyncio.wait([self._reopening])
+            self._reopening = None
+        client, self._client = self._client, None
+        if client is None or client.is_closed:
+            return
+        if client.is_connected:
+            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT / 2):
+                    await client.flush()
+        await _close(client)
+
+    async def ready(self, deadline: float) -> None:
+        """Wait for the broker; raises :class:`BrokerUnavailable` at the deadline."""
+        while not self.is_connected:
+            if self._closing:
+                raise BrokerUnavailable("the publisher was closed meanwhile")
+            # What is not connected now will say later that it is.
+            self._up.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._up.wait()
+            except TimeoutError:
+                raise BrokerUnavailable(self._trouble()) from None
+
+    async def request(
+        self, subject: str, payload: bytes, headers: Mapping[str, str], deadline: float
+    ) -> bytes:
+        """Send, and return the answer.
+
+        Raises :class:`NoResponders`; :class:`TimeoutError` at the deadline, or as soon as the
+        connection is lost or closed; and :class:`BrokerUnavailable` when there is none now.
+        """
+        client = self._connected()
+        try:
+            async with asyncio.timeout_at(deadline) as limit:
+                self._requests.add(limit)
+                answer = await client.request(
+                    subject, payload, timeout=NEVER, headers=dict(headers)
+                )
+        except nats.errors.NoRespondersError:
+            raise NoResponders(subject) from None
+        except nats.errors.MaxPayloadError:
+            raise _too_large(client, payload) from None
+        except nats.errors.Error as error:
+            raise BrokerUnavailable(str(error)) from None
+        finally:
+            self._requests.discard(limit)
+        return answer.data
+
+    def _end_requests(self) -> None:
+        # Their answers can't come any more.
+        now = asyncio.get_running_loop().time()
+        for limit in self._requests:
+            if not limit.expired():
+                limit.reschedule(now)
+
+    async def send(
+        self, subject: str, payload: bytes, headers: Mapping[str, str], deadline: float
+    ) -> None:
+        """Send at most once: no answer tells whether it arrived.
+
+        Raises :class:`BrokerUnavailable` when there is no connection now, or when a broker that
+        does not read leaves no room until the deadline.
+        """
+        client = self._connected()
+        try:
+            if client.pending_data_size > MAX_UNSENT:
+                async with asyncio.timeout_at(deadline):
+                    await client.flush()
+            await client.publish(subject, payload, headers=dict(headers) or None)
+        except TimeoutError:
+            raise BrokerUnavailable("the broker does not read what is sent") from None
+        except nats.errors.MaxPayloadError:
+            raise _too_large(client, payload) from None
+        except nats.errors.Error as error:
+            raise BrokerUnavailable(str(error)) from None
+
+    def refused(self, subject: str) -> bool:
+        """Whether the broker has said that this connection may not use this subject."""
+        return subject.lower() in self._refusals
+
+    async def subscribe(self, subject: str, queue: str, handler: Handler) -> Unsubscribe:
+        """Subscribe, over every reconnect, until the returned function is called.
+
+        Returns when the broker has the subscription. ``handler`` is awaited for one message after
+        the other and must not raise. Raises :class:`BrokerUnavailable` and :class:`NotPermitted`.
+        """
+        client = self._connected()
+        subscription = _Subscription(subject, queue, handler)
+        self._subscriptions.append(subscription)
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                await self._subscribe(client, subscription)
+                # The broker's answer to this comes after its refusal of the subscription.
+                await client.flush()
+            if self.refused(subject):
+                raise NotPermitted(f"this connection may not subscribe to {subject}")
+        except (nats.errors.Error, TimeoutError):
+            await self._unsubscribe(subscription)
+            raise BrokerUnavailable(self._trouble()) from None
+        except BaseException:
+            await self._unsubscribe(subscription)
+            raise
+        return partial(self._unsubscribe, subscription)
+
+    async def _subscribe(self, client: Client, subscription: _Subscription) -> None:
+        handler = subscription.handler
+
+        async def receive(message: Msg) -> None:
+            await handler(
+                Message(message.subject, message.reply, message.data, message.headers or {})
+            )
+
+        subscription.current = await client.subscribe(
+            subscription.subject, queue=subscription.queue, cb=receive
+        )
+
+    async def _unsubscribe(self, subscription: _Subscription) -> None:
+        """Take no more, and hand over what has come in; takes half a second at most."""
+        current = subscription.current
+        if subscription not in self._subscriptions:
+            return
+        self._subscriptions.remove(subscription)
+        if current is not None:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT / 2):
+                    if self.is_connected:
+                        await current.drain()  # type: ignore[no-untyped-call]  # nats-py's
+                    else:
+                        await current.unsubscribe()
+
+    def _connected(self) -> Client:
+        if self._client is None or not self._client.is_connected:
+            raise BrokerUnavailable(self._trouble())
+        return self._client
+
+    async def _connect(self) -> Client:
+        client = Client()
+
+        async def disconnected() -> None:
+            self._on_disconnected(client)
+
+        async def closed() -> None:
+            self._on_closed(client)
+
+        options = self._settings.connect_options() | self._options()
+        try:
+            # nats-py tries the servers for ever; the time limit is set here.
+            async with asyncio.timeout(self._settings.timeout):
+                await client.connect(
+                    **options,
+                    name=self._name,
+                    error_cb=self._on_error,
+                    disconnected_cb=disconnected,
+                    reconnected_cb=self._on_reconnected,
+                    closed_cb=closed,
+                )
+        except TimeoutError:
+            await _close(client)
+            raise BrokerUnavailable(self._trouble()) from None
+        except nats.errors.Error as error:
+            await _close(client)
+            raise BrokerUnavailable(f"{self._servers()}: {error}") from None
+        except (OSError, ValueError, ImportError) as error:
+            # Network errors stay inside nats-py; these are about the credentials file.
+            await _close(client)
+            raise SettingsError(f"BRIDGE_NATS_CREDENTIALS: {error}") from error
+        except BaseException:
+            await _close(client)
+            raise
+        return client
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "max_reconnect_attempts": -1,
+            # Not all replicas at once, when a broker comes back.
+            "reconnect_time_wait": random.uniform(0.2, 0.5),  # noqa: S311  # spread, not secret
+            "connect_timeout": min(2.0, self._settings.timeout),
+            # Notices within 15 s a connection that is dead without having been closed.
+            "ping_interval": 5,
+            "max_outstanding_pings": 2,
+            # Refuses, rather than buffers, what is sent while the broker is away.
+            "pending_size": 0,
+        }
+
+    # nats-py awaits these inside its own loops: they must neither raise nor wait.
+
+    async def _on_error(self, error: Exception) -> None:
+        self._last_error = str(error) or type(error).__name__
+        if refusal := _REFUSAL.search(self._last_error):
+            self._refusals.append(refusal[1])
+            log.warning("the broker refused: %s", self._last_error)
+        elif self.is_connected and not isinstance(error, _LOST):
+            log.warning("trouble with the broker: %s", self._last_error)
+
+    async def _on_reconnected(self) -> None:
+        self._back()
+
+    def _on_disconnected(self, client: Client) -> None:
+        if client is self._client and not self._closing:
+            self._end_requests()
+            log.warning("the connection to the broker is lost: %s", self._last_error or "closed")
+
+    def _on_closed(self, client: Client) -> None:
+        # nats-py gives up for good on most errors that a broker sends, such as expired credentials.
+        waiting = self._reopening is not None and not self._reopening.done()
+        if client is self._client and not self._closing and not waiting:
+            self._reopening = asyncio.get_running_loop().create_task(self._reopen())
+
+    async def _reopen(self) -> None:
+        while self._client is None or self._client.is_closed:
+            await asyncio.sleep(random.uniform(0.2, 1.0))  # noqa: S311  # spread, not secret
+            with contextlib.suppress(BrokerUnavailable, nats.errors.Error):
+                self._client = client = await self._connect()
+                for subscription in list(self._subscriptions):
+                    await self._subscribe(client, subscription)
+        self._back()
+
+    def _back(self) -> None:
+        self._last_error = ""
+        self._refusals.clear()
+        self._up.set()
+        log.info("connected to the broker again")
+
+    def _trouble(self) -> str:
+        return f"no connection to {self._servers()}" + (
+            f": {self._last_error}" if self._last_error and not self.is_connected else ""
+        )
+
+    def _servers(self) -> str:
+        # Without user names and passwords, which a URL may hold.
+        return ", ".join(urlsplit(url).netloc.rpartition("@")[2] for url in self._settings.url)
+
+
+async def _close(client: Client) -> None:
+    # Bounded: with a broker that does not read, nats-py waits for room in the socket for ever.
+    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+        async with asyncio.timeout(CLOSE_TIMEOUT / 2):
+            await client.close()
+
+
+def _too_large(client: Client, payload: bytes) -> InvalidEvent:
+    detail = f"{len(payload)} bytes are over the broker's max_payload, {client.max_payload}"
+    return InvalidEvent(RejectReason.TOO_LARGE, detail, "data")

@@ -1,0 +1,233 @@
+"""How a client comes in: five ways to bring a token, tickets, origins, a full server."""
+
+from __future__ import annotations
+
+import json
+import time
+from datetime import datetime
+
+import jwt
+import pytest
+
+from schemas import codes
+from tests.support.bridge import BridgeProcess, StartBridge
+from tests.support.bus import Bus, everyone, to_user, topic
+from tests.support.clients import WAYS, Clients, Way, allow, http, mint, new_user, ticket
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_five_ways(bridge: BridgeProcess, way: Way) -> None:
+    """A token is good in each of the five ways, and the connection is its user's."""
+    async with Clients(bridge.url) as clients, Bus(bridge) as bus:
+        token = mint(new_user(), lifetime=300)
+        user = jwt.decode(token, options={"verify_signature": False})["sub"]
+        client = await clients.join(user, token=token, way=way)
+        expires = datetime.fromisoformat(client.established["data"]["expires_at"])
+        assert abs(expires.timestamp() - time.time() - 300) < 5
+        event = await bus.publish(to_user(user, "upload.progress", "1"))
+        await client.expect_event(event)
+        await client.ping()
+
+
+async def test_subprotocol_is_selected(bridge: BridgeProcess) -> None:
+    """Of the subprotocols offered, the answer selects ``bridge.v1``, never the token's."""
+    async with Clients(bridge.url) as clients:
+        client = await clients.join(way="subprotocol")
+        assert client.socket.subprotocol == "bridge.v1"
+
+
+async def test_no_compression(bridge: BridgeProcess) -> None:
+    """An offer of compression is declined: frames are the same bytes for everybody."""
+    async with Clients(bridge.url) as clients:
+        client = await clients.open(f"/ws/{mint(new_user())}", compression="deflate")
+        await client.expect("connection.established")
+        assert client.socket.response is not None
+        assert "Sec-WebSocket-Extensions" not in client.socket.response.headers
+
+
+async def test_authenticate_is_answered(bridge: BridgeProcess) -> None:
+    """``connection.established`` carries the id of the ``authenticate`` that it answers."""
+    async with Clients(bridge.url) as clients:
+        client = await clients.open()
+        answer = await client.ask("authenticate", {"token": mint(new_user())})
+        assert answer["type"] == "connection.established"
+
+
+async def test_ticket_is_good_once(bridge: BridgeProcess) -> None:
+    """A ticket is its user's, lives 30 s and opens one connection."""
+    user = new_user()
+    async with http(bridge.url, mint(user)) as client:
+        answer = await client.post("/ws/tickets")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["status"] == "success"
+    assert set(body["data"]) == {"ticket", "expires_in"}
+    assert body["data"]["expires_in"] == 30
+    query = {"ticket": body["data"]["ticket"]}
+    async with Clients(bridge.url) as clients:
+        first = await clients.open(query=query)
+        established = await first.expect("connection.established")
+        assert established["data"]["user_id"] == user
+        second = await clients.open(query=query)
+        await second.expect_close(codes.INVALID_TOKEN)
+        await first.ping()
+
+
+async def test_ticket_carries_the_grants(bridge: BridgeProcess) -> None:
+    """A connection by ticket may do what the token behind it may."""
+    token = mint(new_user(), grants=allow("review.*"))
+    async with Clients(bridge.url) as clients:
+        client = await clients.open(query={"ticket": await ticket(bridge.url, token)})
+        await client.expect("connection.established")
+        data = await client.refused("upload.progress")
+        assert data["reasons"] == {"upload.progress": "NOT_PERMITTED"}
+
+
+async def test_ticket_expires(start_bridge: StartBridge) -> None:
+    """A ticket that is older than its time opens nothing."""
+    bridge = start_bridge(BRIDGE_TICKET_TTL="0.0001")
+    async with Clients(bridge.url) as clients:
+        late = await clients.open(query={"ticket": await ticket(bridge.url, mint(new_user()))})
+        await late.expect_close(codes.INVALID_TOKEN)
+
+
+async def test_unknown_ticket(bridge: BridgeProcess) -> None:
+    """A ticket that was never given is told as a refused token is."""
+    async with Clients(bridge.url) as clients:
+        client = await clients.open(query={"ticket": "no-such-ticket"})
+        await client.expect_close(codes.INVALID_TOKEN)
+
+
+async def test_ticket_needs_a_token(bridge: BridgeProcess) -> None:
+    """No ticket without a token, with a wrong one, or for an inactive user."""
+    wrong = mint(new_user(), secret="x" * 40)
+    for token in (None, "garbage", wrong, mint(new_user(), active=False)):
+        async with http(bridge.url, token) as client:
+            answer = await client.post("/ws/tickets")
+            assert answer.status_code in (401, 403), answer.text
+
+
+async def test_token_in_path_can_be_turned_off(start_bridge: StartBridge) -> None:
+    """With the setting off ``/ws/{token}`` is no door, and the other ways stay."""
+    bridge = start_bridge(BRIDGE_TOKEN_IN_PATH="false")
+    async with Clients(bridge.url) as clients:
+        refusal = await clients.rejected(f"/ws/{mint(new_user())}")
+        assert refusal.status_code in (403, 404)
+        await clients.join(way="header")
+
+
+async def test_direct_off(bridge: BridgeProcess) -> None:
+    """``?direct=off``: of the user's and everybody's events only those subscribed to come."""
+    async with Clients(bridge.url) as clients, Bus(bridge) as bus:
+        user = new_user()
+        on = await clients.join(user)
+        off = await clients.join(user, query={"direct": "off"})
+        await off.subscribe("review.*", "file.ready")
+        published = [
+            await bus.publish(to_user(user, "upload.progress", "1")),
+            await bus.publish(everyone("system.notification")),
+            await bus.publish(to_user(user, "file.ready", "1")),
+            await bus.publish(everyone("review.created", "1")),
+            await bus.publish(topic("review.updated", "1")),
+        ]
+        progress, notification, ready, created, updated = published
+        for event in (progress, notification, ready, created):
+            await on.expect_event(event)
+        for event in (ready, created, updated):
+            await off.expect_event(event)
+        await on.ping()
+        await off.ping()
+
+
+async def test_direct_off_follows_subscriptions(bridge: BridgeProcess) -> None:
+    """With ``?direct=off``, unsubscribing turns the user's events off again."""
+    async with Clients(bridge.url) as clients, Bus(bridge) as bus:
+        client = await clients.join(query={"direct": "off"})
+        await client.subscribe("review.created", "upload.*")
+        event = await bus.publish(to_user(client.user, "upload.progress", "1"))
+        await client.expect_event(event)
+        await client.unsubscribe("upload.*")
+        await bus.publish(to_user(client.user, "upload.progress", "1"))
+        marker = await bus.publish(to_user(client.user, "review.created", "1"))
+        assert await client.until(marker) == []
+
+
+async def test_foreign_origin_is_refused(bridge: BridgeProcess) -> None:
+    """A page of another site gets 403 before the upgrade; the bridge's own page does not."""
+    async with Clients(bridge.url) as clients:
+        path = f"/ws/{mint(new_user())}"
+        for origin in ("https://evil.example", "null", f"{bridge.url}.evil.example"):
+            refusal = await clients.rejected(path, origin=origin)
+            assert refusal.status_code == 403
+        own = await clients.open(path, origin=bridge.url)
+        await own.expect("connection.established")
+
+
+async def test_allowed_origins(start_bridge: StartBridge) -> None:
+    """Origins are matched whole against the list."""
+    bridge = start_bridge(BRIDGE_ALLOWED_ORIGINS="https://app.example.com, http://localhost:3000")
+    async with Clients(bridge.url) as clients:
+        path = f"/ws/{mint(new_user())}"
+        for origin in ("https://app.example.com", "http://localhost:3000"):
+            client = await clients.open(path, origin=origin)
+            await client.expect("connection.established")
+        for origin in (
+            "https://app.example.com.evil.example",
+            "http://app.example.com",
+            "https://app.example.com:8443",
+            "https://www.app.example.com",
+            "http://localhost:3001",
+        ):
+            refusal = await clients.rejected(path, origin=origin)
+            assert refusal.status_code == 403, origin
+        await clients.join()
+
+
+async def test_full_server(start_bridge: StartBridge) -> None:
+    """One connection too many gets 503 with ``Retry-After``; a place that frees up is given."""
+    bridge = start_bridge(BRIDGE_MAX_CONNECTIONS="2")
+    async with Clients(bridge.url) as clients:
+        first, second = await clients.join(), await clients.join()
+        refusal = await clients.rejected(f"/ws/{mint(new_user())}")
+        assert refusal.status_code == 503
+        assert int(refusal.headers["Retry-After"]) >= 1
+        await first.ping()
+        await second.ping()
+        await first.socket.close()
+        third = await clients.join()
+        await third.ping()
+
+
+async def test_no_authenticate_in_time(start_bridge: StartBridge) -> None:
+    """Whoever says nothing is closed with 4504, and nobody else is."""
+    bridge = start_bridge(BRIDGE_AUTH_TIMEOUT="0.3")
+    async with Clients(bridge.url) as clients:
+        friend = await clients.join(way="message")
+        silent = await clients.open()
+        await silent.expect_close(codes.NOT_AUTHENTICATED)
+        await friend.ping()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        json.dumps({"type": "ping", "id": "m1"}),
+        json.dumps({"type": "subscribe", "data": {"events": [">"]}, "id": "m1"}),
+        json.dumps({"type": "upload.cancel", "data": {"upload_id": "1"}, "id": "m1"}),
+        "not json",
+    ],
+)
+async def test_nothing_is_done_before_authenticating(bridge: BridgeProcess, message: str) -> None:
+    """Before ``authenticate`` a message is refused: by an error, or by 4504 at once."""
+    async with Clients(bridge.url) as clients:
+        client = await clients.open()
+        await client.send_raw(message)
+        await client.send("authenticate", {"token": mint(new_user())})
+        received = await client.until_closed_or("connection.established")
+        if received and received[-1]["type"] == "connection.established":
+            received.pop()
+            assert [each["type"] for each in received] == ["error"], received
+        else:
+            assert {each["type"] for each in received} <= {"error"}, received
+            assert client.socket.close_code == codes.NOT_AUTHENTICATED.code
+            assert client.socket.close_reason == codes.NOT_AUTHENTICATED.name

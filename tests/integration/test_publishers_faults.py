@@ -1,0 +1,185 @@
+"""The publisher while its broker is away, frozen, killed, or not to be reached at all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import nats
+import pytest
+
+from publishers import (
+    BrokerError,
+    BrokerUnavailable,
+    EventPublisher,
+    NotAcknowledged,
+    PublisherSettings,
+    UploadEvents,
+)
+from tests.conftest import StartNats
+from tests.support.nats import NatsServer, create_stream, free_port
+
+
+def settings(server: NatsServer, timeout: float) -> PublisherSettings:
+    return PublisherSettings(url=(server.url,), timeout=timeout)
+
+
+@pytest.mark.parametrize("method", ["progress", "completed"])
+async def test_a_broker_that_is_away_is_a_typed_error_in_bounded_time(
+    own_nats_server: NatsServer, method: str
+) -> None:
+    """Durable or ephemeral: neither silence nor a buffer nobody sees, but an error in time."""
+    async with EventPublisher(settings(own_nats_server, 0.5)) as publisher:
+        uploads = UploadEvents(publisher)
+        await uploads.progress("42", "u1", 0)
+        own_nats_server.stop()
+        await lost(publisher)
+        began = time.monotonic()
+        with pytest.raises(BrokerUnavailable) as caught:
+            if method == "progress":
+                await uploads.progress("42", "u1", 50)
+            else:
+                await uploads.completed("42", "u1", {})
+        assert 0.4 < time.monotonic() - began < 1.5
+        assert caught.value.event is not None
+        assert caught.value.event.type == f"upload.{method}"
+
+
+@pytest.mark.parametrize("method", ["progress", "completed"])
+async def test_a_publish_waits_for_a_broker_that_comes_back(
+    own_nats_server: NatsServer, method: str
+) -> None:
+    """A short restart costs a wait and nothing else; nothing sent meanwhile is repeated."""
+    async with EventPublisher(settings(own_nats_server, 20)) as publisher:
+        uploads = UploadEvents(publisher)
+        own_nats_server.stop()
+        await lost(publisher)
+        if method == "progress":
+            publishing = asyncio.create_task(uploads.progress("42", "u1", 50))
+        else:
+            publishing = asyncio.create_task(uploads.completed("42", "u1", {}))
+        own_nats_server.start()
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+        if method == "completed":
+            await create_stream(own_nats_server.url)
+        [receipt] = await publishing
+        assert receipt.stored == (method == "completed")
+        assert heard.empty()
+
+
+async def test_a_frozen_broker_is_a_typed_error_and_the_retry_is_deduplicated(
+    own_nats_server: NatsServer,
+) -> None:
+    """The event may have been stored, the error says so and carries it; sending it again with its
+    id stores it once."""
+    await create_stream(own_nats_server.url)
+    async with EventPublisher(settings(own_nats_server, 0.8)) as publisher:
+        uploads = UploadEvents(publisher)
+        await uploads.completed("42", "u0", {})
+        own_nats_server.pause()
+        began = time.monotonic()
+        with pytest.raises(NotAcknowledged) as caught:
+            await uploads.completed("42", "u1", {})
+        assert 0.6 < time.monotonic() - began < 2
+        own_nats_server.resume()
+        assert caught.value.event is not None
+        receipt = await publisher.send(caught.value.event)
+    assert (receipt.duplicate, receipt.sequence) == (True, 2)
+    assert await stored(own_nats_server) == 2
+
+
+async def test_no_acknowledged_event_is_lost_or_doubled_over_a_restart(
+    own_nats_server: NatsServer,
+) -> None:
+    """Tasks that publish while the broker restarts get their receipts, and the stream holds each
+    event once."""
+    await create_stream(own_nats_server.url, memory=False)
+    receipts: list[int] = []
+    restarted = asyncio.Event()
+
+    async def publish(worker: int) -> None:
+        number = 0
+        while not restarted.is_set() or number < 20:
+            [receipt] = await uploads.completed("42", f"u{worker}-{number}", {})
+            assert receipt.sequence is not None
+            receipts.append(receipt.sequence)
+            number += 1
+
+    async with EventPublisher(settings(own_nats_server, 20)) as publisher:
+        uploads = UploadEvents(publisher)
+        async with asyncio.TaskGroup() as group:
+            for worker in range(4):
+                group.create_task(publish(worker))
+            for _ in range(2):
+                seen = len(receipts)
+                while len(receipts) < seen + 20:  # noqa: ASYNC110  # the tasks' own progress
+                    await asyncio.sleep(0.005)
+                await asyncio.to_thread(own_nats_server.stop)
+                await asyncio.to_thread(own_nats_server.start)
+            restarted.set()
+    assert len(receipts) == len(set(receipts)) == await stored(own_nats_server)
+
+
+async def test_opening_without_a_broker_fails_in_time() -> None:
+    """A service that can't reach its broker at start says so instead of hanging."""
+    url = f"nats://user:secret@127.0.0.1:{free_port()}"
+    began = time.monotonic()
+    with pytest.raises(BrokerUnavailable, match=r"no connection to 127\.0\.0\.1") as caught:
+        async with EventPublisher(PublisherSettings(url=(url,), timeout=0.5)):
+            pass
+    assert time.monotonic() - began < 2
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_publisher_can_be_opened_again_after_it_failed(
+    own_nats_server: NatsServer,
+) -> None:
+    """A service may keep trying with one publisher until its broker is there."""
+    publisher = EventPublisher(settings(own_nats_server, 0.3))
+    own_nats_server.stop()
+    with pytest.raises(BrokerUnavailable):
+        await publisher.open()
+    own_nats_server.start()
+    async with publisher:
+        await UploadEvents(publisher).progress("42", "u1", 1)
+
+
+async def test_wrong_credentials_are_told(start_nats: StartNats) -> None:
+    """The reason is the broker's own words, and no secret is in it."""
+    server = start_nats(arguments=("--user", "svc", "--pass", "right"))
+    try:
+        good = PublisherSettings.from_environment(
+            {
+                "BRIDGE_NATS_URL": server.url,
+                "BRIDGE_NATS_USER": "svc",
+                "BRIDGE_NATS_PASSWORD": "right",
+                "BRIDGE_NATS_TIMEOUT": "0.5",
+            }
+        )
+        async with EventPublisher(good) as publisher:
+            await UploadEvents(publisher).progress("42", "u1", 1)
+        with pytest.raises(BrokerUnavailable, match="Authorization Violation") as caught:
+            await EventPublisher(settings(server, 0.5)).open()
+        assert "right" not in str(caught.value)
+    finally:
+        server.close()
+
+
+async def test_closing_is_bounded_with_a_frozen_broker(own_nats_server: NatsServer) -> None:
+    """A service can stop whatever state its broker is in."""
+    publisher = EventPublisher(settings(own_nats_server, 5))
+    await publisher.open()
+    await UploadEvents(publisher).progress("42", "u1", 1)
+    own_nats_server.pause()
+    # More than the sockets hold between the two, so that even closing would have to wait.
+    prepared = publisher.prepare(progress("x" * 100), "42")[0]
+    began = time.monotonic()
+    while time.monotonic() - began < 1:
+        try:
+            await asyncio.wait_for(publisher.send(prepared), 0.2)
+        except (BrokerError, TimeoutError):
+            break
+    began = time.monotonic()
+    await publisher.close()
+    assert time.monotonic() - began < 2
+    own_nats_server.resume()

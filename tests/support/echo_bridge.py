@@ -1,0 +1,78 @@
+"""An echo server on the bridge's real socket, for the Autobahn cases.
+
+The bridge answers what is no message with an error; the cases want their own bytes back. So this
+runs the bridge's upgrade, socket and frames, with a receiver that sends back what it gets. It
+prints ``echo ready on ws://127.0.0.1:PORT`` and ends on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+
+import uvicorn
+
+from bridge.delivery.frames import text_frame
+from bridge.sockets.listener import bounded_http
+from bridge.sockets.socket import Parsers, Socket
+from bridge.sockets.upgrade import Admitted, Handshake, Upgrades
+
+MAX_SIZE = 64 * 1024 * 1024
+
+
+class Echo:
+    """Sends back what it gets."""
+
+    def __init__(self, connection: Socket) -> None:
+        self._connection = connection
+        connection.start(self)
+
+    def on_message(self, data: bytes, is_text: bool) -> None:
+        frame = text_frame(data)
+        self._connection.write(frame if is_text else b"\x82" + frame[1:])
+
+    def on_sign_of_life(self) -> None:
+        pass
+
+    def on_pause(self) -> None:
+        pass
+
+    def on_resume(self) -> None:
+        pass
+
+    def on_lost(self) -> None:
+        pass
+
+
+def admit(_: Handshake) -> Admitted:
+    return Admitted(take=Echo)  # type: ignore[arg-type]  # what it returns is of no use
+
+
+async def app(scope: object, receive: object, send: object) -> None:
+    """Nothing is served over HTTP."""
+
+
+async def main() -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http=bounded_http(10.0, 1024),
+        ws=Upgrades(admit, Parsers(MAX_SIZE)),  # type: ignore[arg-type]
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
+    print(f"echo ready on ws://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    await stop.wait()
+    await server.shutdown()
+
+
+asyncio.run(main())

@@ -1,0 +1,149 @@
+"""``bridge check``: what is in force, without secrets; what is invalid; what is unsafe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bridge.commands import check
+from bridge.settings import DEMO_SECRET
+
+SAFE = {
+    "BRIDGE_NATS_URL": "nats://127.0.0.1:4222",
+    "BRIDGE_JWT_SECRET": "canary-secret-0123456789-0123456789",
+    "BRIDGE_TOKEN_IN_PATH": "false",
+}
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    return {line.split()[0]: line.split()[1:] for line in text.splitlines()}
+
+
+def test_safe_settings_end_with_nothing_to_say(capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings that are safe give the table, no warning, and 0 even with --strict."""
+    assert check.run(strict=True, environment=SAFE) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    table = rows(told.out)
+    assert table["BRIDGE_TOKEN_IN_PATH"] == ["false", "environment"]
+    assert table["BRIDGE_PORT"] == ["8000", "default"]
+    assert table["BRIDGE_JWT_ISSUER"] == ["-", "default"]
+
+
+def test_secrets_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Secrets, and user and password in a URL, are said to be set and no more."""
+    environment = {
+        **SAFE,
+        "BRIDGE_NATS_URL": "nats://canary:canary@127.0.0.1:4222,nats://127.0.0.1:4223",
+        "BRIDGE_NATS_PASSWORD": "canary-password",
+        "BRIDGE_NATS_TOKEN": "canary-token",
+    }
+    assert check.run(strict=True, environment=environment) == 0
+    told = capsys.readouterr()
+    assert "canary" not in told.out + told.err
+    table = rows(told.out)
+    assert table["BRIDGE_JWT_SECRET"] == ["(set)", "environment"]
+    assert table["BRIDGE_NATS_PASSWORD"] == ["(set)", "environment"]
+    assert table["BRIDGE_NATS_URL"][0] == "nats://(set)@127.0.0.1:4222,nats://127.0.0.1:4223"
+
+
+def test_grants_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[str]) -> None:
+    """A setting that is JSON is shown as JSON."""
+    grants = '{"default":{"subscribe":{"allow":["upload.*"],"deny":[]}}}'
+    assert check.run(strict=True, environment={**SAFE, "BRIDGE_GRANTS": grants}) == 0
+    assert grants in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"BRIDGE_PORT": "x"}, ["BRIDGE_PORT"]),
+        ({"BRIDGE_PORT": "x", "BRIDGE_JWT_SECRET": "short"}, ["BRIDGE_PORT", "BRIDGE_JWT_SECRET"]),
+        ({"BRIDGE_NATS_URL": ""}, ["BRIDGE_NATS_URL"]),
+        ({"BRIDGE_CATALOGUE": "no_such_module"}, ["BRIDGE_CATALOGUE", "no_such_module"]),
+        ({"BRIDGE_NATS_TLS_CA": "/no/such/file"}, ["BRIDGE_NATS_TLS"]),
+    ],
+)
+def test_invalid_settings_are_named(
+    changes: dict[str, str], named: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever would stop ``bridge serve`` is named, and ends with 2."""
+    assert check.run(strict=False, environment={**SAFE, **changes}) == 2
+    told = capsys.readouterr().err
+    assert "Traceback" not in told
+    for name in named:
+        assert name in told
+
+
+def test_a_certificate_that_is_none_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is there and holds no certificate is found before the start."""
+    path = tmp_path / "cert.pem"
+    path.write_text("no certificate")
+    environment = {**SAFE, "BRIDGE_TLS_CERT": str(path), "BRIDGE_TLS_KEY": str(path)}
+    assert check.run(strict=False, environment=environment) == 2
+    assert "BRIDGE_TLS_CERT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "warned"),
+    [
+        ({"BRIDGE_TOKEN_IN_PATH": "true"}, "BRIDGE_TOKEN_IN_PATH"),
+        ({"BRIDGE_JWT_SECRET": DEMO_SECRET}, "demo secret"),
+        ({"BRIDGE_ALLOWED_ORIGINS": "*"}, "BRIDGE_ALLOWED_ORIGINS"),
+        ({"BRIDGE_HOST": "0.0.0.0"}, "without TLS"),  # noqa: S104  # what the warning is about
+        ({"BRIDGE_TRUSTED_PROXIES": "0.0.0.0/0"}, "BRIDGE_TRUSTED_PROXIES"),
+        (
+            {
+                "BRIDGE_JWT_ALGORITHMS": "RS256",
+                "BRIDGE_JWKS_URL": "http://keys.example.com/jwks.json",
+                "BRIDGE_JWT_ISSUER": "https://login.example.com",
+                "BRIDGE_JWT_AUDIENCE": "events",
+            },
+            "BRIDGE_JWKS_URL",
+        ),
+        (
+            {
+                "BRIDGE_JWT_ALGORITHMS": "RS256",
+                "BRIDGE_JWKS_URL": "https://keys.example.com/jwks.json",
+                "BRIDGE_JWT_AUDIENCE": "events",
+            },
+            "BRIDGE_JWT_ISSUER",
+        ),
+        (
+            {
+                "BRIDGE_JWT_ALGORITHMS": "ES256",
+                "BRIDGE_JWKS_URL": "https://keys.example.com/jwks.json",
+                "BRIDGE_JWT_ISSUER": "https://login.example.com",
+            },
+            "BRIDGE_JWT_AUDIENCE",
+        ),
+        ({"BRIDGE_NATS_URL": "tls://nats.example.com:4222"}, "without credentials"),
+        (
+            {"BRIDGE_NATS_URL": "nats://nats.example.com:4222", "BRIDGE_NATS_TOKEN": "t"},
+            "without TLS",
+        ),
+        ({"BRIDGE_RATELIMIT": "5"}, "BRIDGE_RATELIMIT is no setting"),
+    ],
+)
+def test_each_unsafe_setting_is_warned_of(
+    changes: dict[str, str], warned: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One unsafe setting gives one warning that names it: 0, and 1 with --strict."""
+    environment = {**SAFE, **changes}
+    assert check.run(strict=False, environment=environment) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("warning: ")
+    assert told.count("\n") == 1
+    assert warned in told
+    assert check.run(strict=True, environment=environment) == 1
+
+
+def test_what_others_read_is_no_stranger(capsys: pytest.CaptureFixture[str]) -> None:
+    """Variables of the SDK, of ``bridge tail`` and of the Compose file are no mistakes."""
+    environment = {**SAFE, "BRIDGE_TOKEN": "t", "BRIDGE_PUBLISH": "0.0.0.0:80"}
+    environment |= {"BRIDGE_PUBLISH_WITHOUT_STREAM": "live", "BRIDGE_IMAGE": "i"}
+    assert check.run(strict=True, environment=environment) == 0
+    assert capsys.readouterr().err == ""

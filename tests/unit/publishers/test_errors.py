@@ -1,0 +1,49 @@
+"""The tree of exceptions, and the settings that end in one."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from publishers import EventPublisher, PublishError, PublisherSettings, errors
+from schemas.bus import BusSettings, SettingsError
+
+
+def test_the_tree_in_the_docstring_is_the_tree() -> None:
+    """What a caller reads about the errors is what is raised."""
+
+    def names(root: type[Exception]) -> list[str]:
+        return [root.__name__, *(name for each in root.__subclasses__() for name in names(each))]
+
+    assert errors.__doc__ is not None
+    drawn = re.findall(r"^    (?:│   |    )?(?:[├└]── )?(\w+)", errors.__doc__, re.MULTILINE)
+    assert drawn == names(PublishError)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("BRIDGE_NATS_URL", "http://here"),
+        ("BRIDGE_NATS_TIMEOUT", "0"),
+        ("BRIDGE_PUBLISH_WITHOUT_STREAM", "maybe"),
+        ("BRIDGE_MAX_MESSAGE_SIZE", "12"),
+    ],
+)
+def test_a_wrong_variable_is_named(variable: str, value: str) -> None:
+    """A service that can't start says which setting is to blame."""
+    with pytest.raises(SettingsError, match=variable):
+        EventPublisher.from_environment({variable: value})
+
+
+def test_settings_come_from_the_environment_a_url_or_the_bus() -> None:
+    """Three ways to say where the broker is, with the same defaults for the rest."""
+    url = "nats://broker:4222"
+    for publisher in (
+        EventPublisher.from_environment({"BRIDGE_NATS_URL": url}),
+        EventPublisher(url),
+        EventPublisher(BusSettings(url=(url,))),
+    ):
+        assert publisher.settings == PublisherSettings(url=(url,))
+    with pytest.raises(SettingsError, match="nats://host:port"):
+        EventPublisher("broker:4222")
