@@ -85,7 +85,7 @@ class Connection:
         self._closing = False
         self._reopening: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []
-        self._last_error = ""
+        self._last_error: Exception | None = None
         self._refusals: deque[str] = deque(maxlen=100)
         self._requests: set[asyncio.Timeout] = set()
 
@@ -245,6 +245,9 @@ class Connection:
     async def _connect(self) -> Client:
         client = Client()
 
+        async def failed(error: Exception) -> None:
+            self._on_error(client, error)
+
         async def disconnected() -> None:
             self._on_disconnected(client)
 
@@ -258,7 +261,7 @@ class Connection:
                 await client.connect(
                     **options,
                     name=self._name,
-                    error_cb=self._on_error,
+                    error_cb=failed,
                     disconnected_cb=disconnected,
                     reconnected_cb=self._on_reconnected,
                     closed_cb=closed,
@@ -293,13 +296,20 @@ class Connection:
 
     # nats-py awaits these inside its own loops: they must neither raise nor wait.
 
-    async def _on_error(self, error: Exception) -> None:
-        self._last_error = str(error) or type(error).__name__
-        if refusal := _REFUSAL.search(self._last_error):
+    def _on_error(self, client: Client, error: Exception) -> None:
+        if not client.is_connected and not client.is_closed:
+            # nats-py forgets the socket of a peer that accepted and then did not speak NATS.
+            transport = getattr(client, "_transport", None)
+            if transport is not None:
+                transport.close()
+        if not (isinstance(error, _LOST) and self._said_by_broker()):
+            self._last_error = error
+        told = _words(error)
+        if refusal := _REFUSAL.search(told):
             self._refusals.append(refusal[1])
-            log.warning("the broker refused: %s", self._last_error)
-        elif self.is_connected and not isinstance(error, _LOST):
-            log.warning("trouble with the broker: %s", self._last_error)
+            log.warning("the broker refused: %s", told)
+        elif client.is_connected and not isinstance(error, _LOST):
+            log.warning("trouble with the broker: %s", told)
 
     async def _on_reconnected(self) -> None:
         self._back()
@@ -307,7 +317,7 @@ class Connection:
     def _on_disconnected(self, client: Client) -> None:
         if client is self._client and not self._closing:
             self._end_requests()
-            log.warning("the connection to the broker is lost: %s", self._last_error or "closed")
+            log.warning("the connection to the broker is lost: %s", _words(self._last_error))
 
     def _on_closed(self, client: Client) -> None:
         # nats-py gives up for good on most errors that a broker sends, such as expired credentials.
@@ -318,26 +328,32 @@ class Connection:
     async def _reopen(self) -> None:
         while self._client is None or self._client.is_closed:
             await asyncio.sleep(random.uniform(0.2, 1.0))  # noqa: S311  # spread, not secret
-            with contextlib.suppress(BrokerUnavailable, nats.errors.Error):
+            with contextlib.suppress(BrokerUnavailable, SettingsError, nats.errors.Error):
                 self._client = client = await self._connect()
                 for subscription in list(self._subscriptions):
                     await self._subscribe(client, subscription)
         self._back()
 
     def _back(self) -> None:
-        self._last_error = ""
+        self._last_error = None
         self._refusals.clear()
         self._up.set()
         log.info("connected to the broker again")
 
     def _trouble(self) -> str:
-        return f"no connection to {self._servers()}" + (
-            f": {self._last_error}" if self._last_error and not self.is_connected else ""
-        )
+        return f"no connection to {self._servers()}: {_words(self._last_error)}"
+
+    def _said_by_broker(self) -> bool:
+        # Such as a wrong password: it says more than the reset connection that comes with it.
+        return self._last_error is not None and not isinstance(self._last_error, _LOST)
 
     def _servers(self) -> str:
         # Without user names and passwords, which a URL may hold.
         return ", ".join(urlsplit(url).netloc.rpartition("@")[2] for url in self._settings.url)
+
+
+def _words(error: Exception | None) -> str:
+    return "closed" if error is None else str(error) or type(error).__name__
 
 
 async def _close(client: Client) -> None:

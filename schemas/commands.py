@@ -128,6 +128,19 @@ def parse_client_message(text: bytes | str) -> AnyClientMessage:
         raise _explain(text, error) from None
 
 
+def message_id(text: bytes | str) -> str | None:
+    """Return the ``id`` of a message that is refused unread, to answer it; None without a good one."""
+    try:
+        return _id_of(from_json(text))
+    except ValueError:
+        return None
+
+
+def _id_of(value: object) -> str | None:
+    found = value.get("id") if isinstance(value, dict) else None
+    return found if isinstance(found, str) and len(found) <= 128 else None
+
+
 def _explain(text: bytes | str, error: ValidationError) -> MessageError:
     try:
         value = from_json(text)
@@ -135,9 +148,7 @@ def _explain(text: bytes | str, error: ValidationError) -> MessageError:
         return MessageError(ErrorCode.INVALID_MESSAGE_FORMAT, f"Invalid JSON: {refused}")
     if not isinstance(value, dict):
         return MessageError(ErrorCode.INVALID_MESSAGE_FORMAT, "Message must be an object")
-    reply_to = value.get("id")
-    if not isinstance(reply_to, str) or len(reply_to) > 128:
-        reply_to = None
+    reply_to = _id_of(value)
     if "type" not in value:
         return MessageError(
             ErrorCode.INVALID_MESSAGE_FORMAT, "Message must have 'type' field", reply_to

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.nats import ContainerNats, EmbeddedNats, NatsServer
+from tests.support.nats_server import ContainerNats, EmbeddedNats, NatsServer
 
 StartNats = Callable[..., NatsServer]
 """``start_nats(jetstream=True, arguments=())``: start a server of the back-end that was chosen."""

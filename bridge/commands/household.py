@@ -62,9 +62,11 @@ class Child:
         ]
 
     def line(self, beginning: str) -> asyncio.Future[str]:
-        """Return a future of the rest of the next line that begins like this."""
+        """Return a future of the rest of the first line, of those kept or to come, that begins so."""
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._awaited.append((beginning, future))
+        for line in self.last:
+            self._offer(line)
         return future
 
     async def said_all(self) -> None:
@@ -82,9 +84,12 @@ class Child:
             line = raw.decode(errors="replace").rstrip()
             self.last.append(line)
             self._hear(self.name, line)
-            for beginning, future in self._awaited:
-                if line.startswith(beginning) and not future.done():
-                    future.set_result(line.removeprefix(beginning))
+            self._offer(line)
+
+    def _offer(self, line: str) -> None:
+        for beginning, future in self._awaited:
+            if line.startswith(beginning) and not future.done():
+                future.set_result(line.removeprefix(beginning))
 
 
 class Household:

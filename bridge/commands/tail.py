@@ -111,7 +111,7 @@ class View:
                 (
                     self._paint(printable(clock(message.get("timestamp"))), "dim"),
                     self._paint(f"{printable(kind):<20}", colour_of(kind)),
-                    self._paint(f"{printable(resource):<12}", "bold"),
+                    self._paint(f"{printable(resource):<16}", "bold"),
                     printable(compact(data)),
                 )
             )

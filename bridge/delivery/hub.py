@@ -20,13 +20,14 @@ from schemas.codes import RejectReason
 from schemas.envelope import splice_cursor
 from schemas.errors import EventError
 from schemas.patterns import ANY
-from schemas.subjects import Audience, is_token
+from schemas.subjects import MAX_ID_BYTES, Audience, is_token
 
 Reject = Callable[[bytes, bytes, EventError], None]
-"""Takes subject, payload and the reason of an event that must not reach a client."""
+"""Takes the subject it was published to, payload, and why the event must not reach a client."""
 
 _SEQUENCE: Final = b"Nats-Sequence: "
-_PLAIN_RESOURCE: Final = re.compile(rb"[A-Za-z0-9_-]+").fullmatch
+_SUBJECT: Final = b"Nats-Subject: "
+_PLAIN_RESOURCE: Final = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % MAX_ID_BYTES).fullmatch
 
 
 @dataclass(slots=True)
@@ -116,7 +117,7 @@ class Hub:
         except EventError as error:
             rejected = self.counts.rejected
             rejected[error.reason] = rejected.get(error.reason, 0) + 1
-            self._reject(subject, payload, error)
+            self._reject(self._published(subject, headers), payload, error)
             return None
         self.counts.events += 1
         if headers and event_type.traits.durable:
@@ -125,6 +126,12 @@ class Hub:
                 sequence = headers[at + len(_SEQUENCE) : headers.find(b"\r", at)]
                 payload = splice_cursor(payload, self._cursor_prefix() + b"-" + sequence)
         return event_type, resource.decode(), text_frame(payload)
+
+    def _published(self, subject: bytes, headers: bytes) -> bytes:
+        at = headers.find(_SUBJECT)
+        if at < 0 or self._stream_header not in headers:
+            return subject
+        return headers[at + len(_SUBJECT) : headers.find(b"\r", at)]
 
     def _unknown(self, name: bytes) -> EventError:
         if name in self._known:

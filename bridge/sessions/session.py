@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 from uuid import uuid4
 
@@ -30,7 +31,13 @@ from bridge.sockets.socket import Socket
 from schemas import codes
 from schemas.catalogue import Catalogue
 from schemas.codes import CloseCode, ErrorCode
-from schemas.commands import Authenticate, AuthRefresh, MessageError, parse_client_message
+from schemas.commands import (
+    Authenticate,
+    AuthRefresh,
+    MessageError,
+    message_id,
+    parse_client_message,
+)
 from schemas.patterns import ANY, Pattern
 from schemas.replies import (
     AuthExpiring,
@@ -159,7 +166,7 @@ class Session:
 
     # Life: who it is, when it opens, when it ends.
 
-    def identify(self, identity: Identity) -> None:
+    def identify(self, identity: Identity, reply_to: str | None = None) -> None:
         """The client is known: count it, and open once NATS has its user's interest."""
         env = self._env
         self.state = advance(self.state, State.CONFIRMING)
@@ -169,15 +176,15 @@ class Session:
             oldest.replace()
         route = env.hub.hold_user(identity.user)
         self._unit = env.interests.hold(env.user_subject(identity.user), route.receive)
-        env.interests.confirm(self._confirmed)
+        env.interests.confirm(partial(self._confirmed, reply_to=reply_to))
 
-    def identify_later(self, answer: Awaitable[Identity]) -> None:
+    def identify_later(self, answer: Awaitable[Identity], reply_to: str | None = None) -> None:
         """Who it is takes a while to find out; until then nothing of the client is read."""
         self._early = []
         self._socket.hold()
-        self._env.spawn(self._identify(answer))
+        self._env.spawn(self._identify(answer, reply_to))
 
-    async def _identify(self, answer: Awaitable[Identity]) -> None:
+    async def _identify(self, answer: Awaitable[Identity], reply_to: str | None) -> None:
         try:
             identity = await answer
         except BridgeError as problem:
@@ -192,9 +199,9 @@ class Session:
         if self._env.is_revoked(identity):
             self.close(codes.REVOKED)
         else:
-            self.identify(identity)
+            self.identify(identity, reply_to)
 
-    def _confirmed(self, done: bool) -> None:
+    def _confirmed(self, done: bool, reply_to: str | None) -> None:
         if self.state is not State.CONFIRMING:
             return
         identity = self.identity
@@ -224,7 +231,8 @@ class Session:
                     ),
                     expires_at=rfc3339(identity.expires_at),
                     resume=_not_resumed(self.intro.cursor),
-                )
+                ),
+                reply_to=reply_to,
             )
         )
         log.debug("connection %s of user %s is open", self.id, identity.user_id)
@@ -381,6 +389,7 @@ class Session:
                 error(
                     ErrorCode.RATE_LIMIT_EXCEEDED,
                     "Too many messages",
+                    reply_to=message_id(data),
                     reset_time=env.rates.reset_time(identity.user_id),
                 )
             )
@@ -390,6 +399,7 @@ class Session:
                 error(
                     ErrorCode.MESSAGE_TOO_LARGE,
                     f"Message is over {env.limits.max_message_size} bytes",
+                    reply_to=message_id(data),
                 )
             )
             return
@@ -574,7 +584,7 @@ class Session:
             self._env.failed_handshake(self.intro.address)
             self.close(codes.NOT_AUTHENTICATED)
             return
-        self.identify_later(self._env.verify(message.data.token))
+        self.identify_later(self._env.verify(message.data.token), message.id)
 
 
 def close_code_of(problem: BridgeError) -> CloseCode:

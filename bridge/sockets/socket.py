@@ -176,7 +176,11 @@ class Socket(asyncio.Protocol):
                 self._data_frame(opcode, payload, frame.fin)  # type: ignore[union-attr]
             if self._parser is None:
                 return  # closed by what was read
-        if parser.parser_exc is not None:
+        if parser.parser_exc is not None and parser.close_rcvd is not None:
+            # A close frame amid a fragmented message: the peer's close is what counts.
+            received = parser.close_rcvd
+            self._peer_closed(b"" if received.code == 1005 else received.serialize())
+        elif parser.parser_exc is not None:
             code = parser.close_sent.code if parser.close_sent is not None else 0
             self._fail(CLOSE_CODES.get(code, INTERNAL_ERROR))
         elif self._parser is parser:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from kosoku import FailureError, run_fuzzingclient
 
-from tests.support.bridge import ROOT, OutputProcess
+from tests.support.bridge import OutputProcess
 
 READY = re.compile(r"echo ready on (ws://127\.0\.0\.1:\d+)")
 COMPRESSION = ["12.*", "13.*"]
@@ -20,9 +20,7 @@ COMPRESSION = ["12.*", "13.*"]
 @pytest.fixture
 def echo() -> Iterator[str]:
     """The URL of the bridge's socket class behind an echo."""
-    script = str(ROOT / "tests" / "support" / "echo_bridge.py")
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    process = OutputProcess([sys.executable, script], {**os.environ, "PYTHONPATH": path})
+    process = OutputProcess([sys.executable, "-m", "tests.support.echo_bridge"], os.environ)
     try:
         yield process.wait_for_line(READY, 20)[1]
     finally:

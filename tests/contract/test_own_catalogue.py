@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 
 from schemas.subjects import Root
-from tests.support.bridge import SUPPORT, BridgeProcess
+from tests.support.bridge import ROOT, BridgeProcess
 from tests.support.bus import Bus, envelope, everyone, next_message, to_user, topic
 from tests.support.clients import Clients, allow, new_user
 
@@ -18,9 +17,8 @@ AUDIT = {"what": "login"}
 
 @pytest.fixture(scope="module")
 def bridge_settings() -> dict[str, str]:
-    """The module with the event types, where Python finds it."""
-    path = os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH"))))
-    return {"BRIDGE_CATALOGUE": "own_events", "PYTHONPATH": path}
+    """The module with the event types; the bridge starts where Python finds it."""
+    return {"BRIDGE_CATALOGUE": "tests.support.own_events", "PYTHONPATH": str(ROOT)}
 
 
 @pytest.mark.parametrize("pattern", ["invoice.*", "invoice.paid.F=2F1", "*.paid", ">"])

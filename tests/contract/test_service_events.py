@@ -106,7 +106,7 @@ SUBJECTS: dict[str, tuple[str, str]] = {
     "no resource": (PROGRESS, "MALFORMED_SUBJECT"),
     "no action": ("upload", "MALFORMED_SUBJECT"),
     "a token more": (f"{PROGRESS}.1.2", "MALFORMED_SUBJECT"),
-    "upper case": ("Upload.progress.1", "MALFORMED_SUBJECT"),
+    "upper case": ("Upload.progress.1", "UNKNOWN_EVENT"),
     "resource that is no token": (f"{PROGRESS}.=zz", "MALFORMED_SUBJECT"),
     "resource that is not canonical": (f"{PROGRESS}.=41", "MALFORMED_SUBJECT"),
     "resource with a foreign sign": (f"{PROGRESS}.a+b", "MALFORMED_SUBJECT"),

@@ -132,8 +132,8 @@ async def test_acknowledgement_is_kept(start_bridge: StartBridge) -> None:
             await client.expect_event(event)
             await client.unsubscribe(pattern)
             await bus.publish(address)
-        marker = await bus.marker(client.user)
-        assert await client.until(marker) == []
+            marker = await bus.marker(client.user)
+            assert await client.until(marker) == []
 
 
 async def test_established_is_kept(start_bridge: StartBridge) -> None:

@@ -24,7 +24,7 @@ from publishers import (
 )
 from schemas.catalogue import Catalogue
 from schemas.events import UploadCompleted
-from tests.support.nats import NatsServer, create_stream
+from tests.support.nats_server import NatsServer, create_stream
 
 CATALOGUE = Catalogue.load()
 

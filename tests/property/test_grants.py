@@ -1,4 +1,4 @@
-"""Grants against a model that is too simple to be wrong: matching of tokens, one event at a time."""
+"""Grants against a model too simple to be wrong: tokens compared one by one, event by event."""
 
 from __future__ import annotations
 

@@ -22,10 +22,9 @@ import pytest
 
 from schemas.subjects import Subjects
 from tests.support.clients import SECRET
-from tests.support.nats import NatsServer
+from tests.support.nats_server import NatsServer
 
 ROOT = Path(__file__).parents[2]
-SUPPORT = Path(__file__).parent
 READY = re.compile(r"bridge ready on (https?://\S+)")
 START_DEADLINE = 20.0
 STOP_DEADLINE = 30.0

@@ -106,7 +106,8 @@ def test_a_bare_token_is_enough(bench: Bench, clock: Clock) -> None:
     """``sub`` and ``exp`` are all that a token needs."""
     token = jwt.encode({"sub": "1", "exp": clock.now + 1}, SECRET, "HS256")
     identity = bench.verify(token)
-    assert identity.issued_at is identity.token_id is identity.email is identity.name is None
+    assert identity.issued_at is None
+    assert identity.token_id is identity.email is identity.name is None
 
 
 @pytest.mark.parametrize(("sub", "user_id"), [("7", "7"), (7, "7"), (-7, "-7"), ("é", "é")])
@@ -115,24 +116,20 @@ def test_a_subject_is_text_or_a_whole_number(bench: Bench, sub: object, user_id:
     assert bench.verify(bench.token(sub=sub)).user_id == user_id
 
 
-@pytest.mark.parametrize(
-    "sub", ["", True, 7.5, [], {}, ["7"], "x" * 129, "é" * 43, 10**200]
-)
+@pytest.mark.parametrize("sub", ["", True, 7.5, [], {}, ["7"], "x" * 129, "é" * 43, 10**200])
 def test_a_subject_that_is_no_id_is_refused(bench: Bench, sub: object) -> None:
     """What can't become a subject token, and what is neither text nor a whole number."""
     assert bench.refuse(bench.token(sub=sub)).reason == "the token's sub is no id"
 
 
 def test_numbers_without_bounds_are_refused_or_cut(bench: Bench) -> None:
-    """Thousands of digits in a claim are a refusal, or the end of time, and no crash."""
-    digits = b"9" * 5000
-    bench.refuse(signed(b'{"sub":%s,"exp":9e9}' % digits))
-    for exp in (digits, b"1e300", b"1e999"):
-        token = signed(b'{"sub":"1","exp":%s}' % exp)
-        try:
-            assert bench.verify(token).expires_at == 253402300799.0
-        except TokenError as error:
-            assert error.reason == "the token is malformed"
+    """A number that JSON may hold and a clock may not is the end of time, or no token at all."""
+    for exp in (b"9" * 4000, b"1e300", b"1e999"):
+        identity = bench.verify(signed(b'{"sub":"1","exp":%s}' % exp))
+        assert identity.expires_at == 253402300799.0
+    for digits in (b"9" * 4000, b"9" * 5000):
+        bench.refuse(signed(b'{"sub":%s,"exp":9e9}' % digits))
+    assert bench.refuse(signed(b'{"sub":"1","exp":-1e999}')).expired
 
 
 @pytest.mark.parametrize(
@@ -184,7 +181,7 @@ def test_a_token_of_the_future_is_refused(bench: Bench, clock: Clock, claim: str
 
 
 def test_leeway_moves_both_ends(clock: Clock) -> None:
-    """The clock skew allowed counts before ``nbf`` and after ``exp``, and ``expires_at`` says so."""
+    """The skew allowed counts before ``nbf`` and after ``exp``, and ``expires_at`` says so."""
     bench = Bench(clock, jwt_leeway=5)
     token = bench.token(nbf=clock.now + 5, exp=clock.now + 10)
     assert bench.verify(token).expires_at == clock.now + 15
@@ -198,6 +195,7 @@ def test_the_issuer_is_checked_when_set(clock: Clock) -> None:
     """With an issuer in the settings, another one or none is refused; without, any passes."""
     bench = Bench(clock, jwt_issuer="https://issuer.example")
     bench.verify(bench.token())
+    wrong: object
     for wrong in ("https://issuer.example/", "HTTPS://ISSUER.EXAMPLE", ["https://issuer.example"]):
         token = signed(json.dumps({"sub": "1", "exp": clock.now + 9, "iss": wrong}).encode())
         assert bench.refuse(token).reason == "the token's issuer is wrong"
@@ -208,6 +206,8 @@ def test_the_issuer_is_checked_when_set(clock: Clock) -> None:
 def test_the_audience_is_checked_when_set(clock: Clock) -> None:
     """One of the configured audiences must be named; without a setting, any or none passes."""
     bench = Bench(clock, jwt_audience=("bridge", "other"))
+    good: object
+    wrong: object
     for good in ("bridge", ["x", "other"], ["bridge", 7]):
         bench.verify(bench.token(aud=good))
     for wrong in ("x", "bridg", [], ["x"], None, 7, {"bridge": 1}, [["bridge"]]):
@@ -282,6 +282,7 @@ def test_rubbish_is_malformed(bench: Bench, token: str) -> None:
 def test_a_token_without_a_signature_is_refused(bench: Bench, clock: Clock) -> None:
     """``alg: none`` is refused in every spelling, with and without a signature."""
     claims = {"sub": "1", "exp": clock.now + 60}
+    name: object
     for name in ("none", "None", "NONE", "", None, [], 7):
         for signature in ("", bench.token().split(".")[2]):
             token = f"{coded({'alg': name})}.{coded(claims)}.{signature}"
@@ -323,9 +324,7 @@ def test_headers_that_must_be_understood_are_refused(bench: Bench, header: dict[
     ("algorithm", "key"),
     [("RS256", RSA), ("PS256", RSA), ("RS512", RSA), ("ES256", P256), ("EdDSA", ED)],
 )
-def test_asymmetric_algorithms(
-    clock: Clock, tmp_path: Path, algorithm: str, key: Private
-) -> None:
+def test_asymmetric_algorithms(clock: Clock, tmp_path: Path, algorithm: str, key: Private) -> None:
     """With a public key in PEM, tokens of its private key are good, and nobody else's."""
     public, private = tmp_path / "public.pem", tmp_path / "private.pem"
     public.write_bytes(public_pem(key))
@@ -468,7 +467,11 @@ def test_reasons_hold_no_value(bench: Bench, clock: Clock) -> None:
     tokens = [
         bench.token(**{claim: value})
         for claim in ("sub", "exp", "iat", "nbf", "role", "roles", "active", "grants")
-        for value in ([marker], {marker: [marker]}, {"subscribe": {"allow": [marker, f"{marker}."]}})
+        for value in (
+            [marker, 1.5],
+            {marker: [marker]},
+            {"subscribe": {"allow": [marker, f"{marker}."]}},
+        )
     ]
     tokens.append(f"{marker}.{marker}.{marker}")
     tokens.append(jwt.encode({"sub": marker, "exp": clock.now + 9}, "y" * 40, "HS256"))

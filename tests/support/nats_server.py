@@ -113,6 +113,8 @@ class EmbeddedNats(NatsServer):
     def pause(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        # The signal takes effect a little later; the system tells a parent when.
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         assert self._process is not None
@@ -210,8 +212,10 @@ def greets(host: str, port: int) -> bool:
         return False
 
 
-async def create_stream(url: str, *, name: str = "EVENTS", prefix: str = "") -> None:
-    """Create the stream of durable events, in memory, as the bridge sets it up."""
+async def create_stream(
+    url: str, *, name: str = "EVENTS", prefix: str = "", memory: bool = True
+) -> None:
+    """Create the stream of durable events as the bridge sets it up; in memory unless told."""
     root = f"{prefix}." if prefix else ""
     connection = await nats.connect(url)
     try:
@@ -221,7 +225,7 @@ async def create_stream(url: str, *, name: str = "EVENTS", prefix: str = "") -> 
                 subjects=[f"{root}events.>"],
                 republish=RePublish(src=f"{root}events.>", dest=f"{root}live.>"),
                 allow_direct=True,
-                storage=StorageType.MEMORY,
+                storage=StorageType.MEMORY if memory else StorageType.FILE,
             )
         )
     finally:

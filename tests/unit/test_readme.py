@@ -1,0 +1,169 @@
+"""The words: what README and docs say is what the code has."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from bridge import cli
+from bridge.commands import settings_table
+from bridge.settings import SECTIONS
+from schemas import events
+from schemas.catalogue import Catalogue, declared
+from schemas.codes import CLOSE_CODES, ErrorCode, PatternReason, RejectReason
+from schemas.commands import CLIENT_MESSAGE_TYPES
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+README = (ROOT / "README.md").read_text()
+PROTOCOL = (ROOT / "docs/protocol.md").read_text()
+EXTENDING = (ROOT / "docs/extending.md").read_text()
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """Return the rows of all tables, by their first cell without its backticks."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            found[cells[0].strip("`")] = cells[1:]
+    return found
+
+
+def snippets(text: str, marker: str) -> list[str]:
+    """Return the Python blocks that follow this marker."""
+    return re.findall(rf"<!-- {marker} -->\n```python\n(.*?)```", text, re.DOTALL)
+
+
+def test_settings_table_is_the_generated_one() -> None:
+    """To mend it: ``python -m bridge.cli settings --write README.md``."""
+    assert README.count(settings_table.markdown()) == 1
+
+
+def test_every_error_code_is_explained() -> None:
+    """The protocol page has a row for each error code, and none for another."""
+    section = PROTOCOL.partition("\n## Errors")[2].partition("\n## Close codes")[0]
+    assert set(rows(section)) - {"code", "---"} == set(ErrorCode)
+
+
+def test_every_close_code_is_explained() -> None:
+    """The protocol page has each close code with its name, and whether to come back."""
+    section = PROTOCOL.partition("\n## Close codes")[2].partition("\n## Limits")[0]
+    table = {int(code): cells for code, cells in rows(section).items() if code.isdigit()}
+    assert set(table) == set(CLOSE_CODES)
+    for code, row in CLOSE_CODES.items():
+        name, reconnect, *_ = table[code]
+        assert name.strip("`–") == row.name
+        assert reconnect.startswith("yes" if row.reconnect else "no")
+
+
+def test_every_reason_is_explained() -> None:
+    """Reasons of refused patterns are in the protocol page, of refused events in the other."""
+    assert set(PatternReason) <= set(rows(PROTOCOL))
+    assert set(RejectReason) <= set(rows(EXTENDING))
+
+
+def test_every_message_and_event_is_listed() -> None:
+    """The protocol page has each message of a client, and each event type with its traits."""
+    table = rows(PROTOCOL)
+    assert set(table) >= CLIENT_MESSAGE_TYPES
+    catalogue = Catalogue.load()
+    for name in catalogue.types:
+        kind = catalogue.get(name)
+        assert kind is not None
+        durable, resource, data = table[name]
+        assert durable == ("yes" if kind.traits.durable else "no")
+        assert resource.strip("`–") == (kind.traits.resource or "")
+        named = set(re.findall(r"`(\w+)`", data))
+        assert named == set(kind.model.model_fields) - {"timestamp"}
+
+
+def test_every_variable_that_is_named_exists() -> None:
+    """No page names a setting that the code does not have."""
+    known = {
+        field.alias for section in SECTIONS.values() for field in section.model_fields.values()
+    }
+    settings = importlib.import_module("publishers.settings")
+    known |= {field.alias for field in settings.PublisherSettings.model_fields.values()}
+    known |= {"BRIDGE_TOKEN", "BRIDGE_PASSWORD"}
+    for page in PAGES:
+        for name in re.findall(r"\bBRIDGE_[A-Z_]+[A-Z]\b", page.read_text()):
+            assert name in known or f"{name}_…" in page.read_text(), (page.name, name)
+
+
+def test_every_command_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    """Each ``bridge …`` command in the pages is one of the program's."""
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    commands = set(re.findall(r"^    (\w+)", capsys.readouterr().out, re.MULTILINE))
+    assert "serve" in commands
+    for page in PAGES:
+        for line in re.findall(
+            r"(?:`|^|&& |bin/)bridge ([a-z]+)\b", page.read_text(), re.MULTILINE
+        ):
+            assert line in commands, (page.name, line)
+    listed = {cells.split()[1] for cells in rows(README) if cells.startswith("bridge ")}
+    assert listed == commands
+
+
+def test_links_lead_somewhere() -> None:
+    """Each relative link is to a file that is there, and each anchor to a heading in it."""
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if target.startswith(("http://", "https://")):
+                continue
+            name, _, anchor = target.partition("#")
+            path = (page.parent / name) if name else page
+            assert path.is_file(), (page.name, target)
+            if anchor:
+                titles = re.findall(r"^#+ (.+)$", path.read_text(), re.MULTILINE)
+                anchors = {
+                    re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-")
+                    for title in titles
+                }
+                assert anchor in anchors, (page.name, target)
+
+
+def test_no_page_promises_too_much() -> None:
+    """What no broker of this kind can give is promised nowhere."""
+    for page in PAGES:
+        assert not re.search(r"exactly.once", page.read_text(), re.IGNORECASE), page.name
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/extending.md"])
+def test_event_types_of_the_pages_can_be_used(page: str) -> None:
+    """The modules that the pages show are catalogue modules, as they stand."""
+    [source] = snippets((ROOT / page).read_text(), "catalogue")
+    module = type(events)("shop_events")
+    code = compile(source, "shop_events", "exec", dont_inherit=True)
+    exec(code, vars(module))  # noqa: S102  # our own page
+    models = declared(module)
+    assert models
+    assert len(Catalogue([*declared(events), *models])) == 12 + len(models)
+
+
+def test_publisher_of_the_readme_calls_what_the_sdk_has() -> None:
+    """Each method that the README calls takes the arguments that it gives."""
+    publishers = importlib.import_module("publishers")
+    [source] = snippets(README, "publisher")
+    tree = ast.parse(source)
+    [function] = [node for node in tree.body if isinstance(node, ast.AsyncFunctionDef)]
+    calls = [
+        node
+        for node in ast.walk(function)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "uploads"
+    ]
+    assert len(calls) == 2
+    for call in calls:
+        assert isinstance(call.func, ast.Attribute)
+        method = getattr(publishers.UploadEvents, call.func.attr)
+        keywords = {each.arg: None for each in call.keywords if each.arg}
+        inspect.signature(method).bind(None, *call.args, **keywords)
