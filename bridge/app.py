@@ -126,6 +126,9 @@ class Bridge:
             max_connections=limits.max_connections, max_per_user=limits.max_connections_per_user
         )
         self._rates: Final = SlidingWindow(limits.rate_limit_messages, limits.rate_limit_window)
+        self._ticket_rates: Final = SlidingWindow(
+            limits.rate_limit_messages, limits.rate_limit_window
+        )
         self._failures: Final = SlidingWindow(limits.failed_handshakes, 60.0)
         self._commands: Final = Commands(self._connection.request, subjects)
         env = Surroundings(
@@ -167,6 +170,7 @@ class Bridge:
                 self._interests.tick,
                 self._tickets.purge,
                 lambda: self._rates.sweep(self._wall()),
+                lambda: self._ticket_rates.sweep(self._wall()),
                 lambda: self._failures.sweep(self._wall()),
                 self._refresh_keys,
                 self._report,
@@ -345,7 +349,11 @@ class Bridge:
                 self._connection.round_trip, lambda: self._draining, lambda: self._stream.problem
             )
         )
-        api.include_router(tickets.router(self._tickets, settings.identity.ticket_ttl))
+        api.include_router(
+            tickets.router(
+                self._tickets, settings.identity.ticket_ttl, self._ticket_rates, self._wall
+            )
+        )
         api.include_router(admin.router(self._administration, self._control, limits))
 
         @api.get("/ws", include_in_schema=False)

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from bridge.commands.terminal import USAGE, CommandError, note
+from bridge.commands.terminal import USAGE, CommandError, OutputGone, note
 from bridge.errors import StartError
 from schemas.errors import SchemaError
 
@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        return 0  # whoever read our output has seen enough (`bridge tail | head`)
+    except OutputGone:
+        return 0  # whoever read our output has seen enough
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -172,7 +172,7 @@ class IdentitySettings(Settings):
         (), alias="BRIDGE_JWT_AUDIENCE", description="`aud` values, one of which a token must have"
     )
     jwt_leeway: float = Field(
-        0.0, alias="BRIDGE_JWT_LEEWAY", ge=0, le=30, description="clock skew allowed (seconds)"
+        5.0, alias="BRIDGE_JWT_LEEWAY", ge=0, le=30, description="clock skew allowed (seconds)"
     )
     grants: Annotated[dict[str, GrantsSetting], BeforeValidator(_json)] = Field(
         default_factory=dict,
@@ -280,6 +280,12 @@ class LimitSettings(Settings):
     )
     max_subscriptions: int = Field(
         128, alias="BRIDGE_MAX_SUBSCRIPTIONS", ge=1, description="patterns of one connection"
+    )
+    max_interests: int = Field(
+        1024,
+        alias="BRIDGE_MAX_INTERESTS",
+        ge=1,
+        description="units (type and resource) that the patterns of one connection come to",
     )
     max_errors: int = Field(
         20, alias="BRIDGE_MAX_ERRORS", ge=1, description="refused messages in a row"

@@ -14,7 +14,7 @@ import logging
 import random
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -112,7 +112,7 @@ class Connection:
         if client is None or client.is_closed:
             return
         if client.is_connected:
-            with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            with _cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT / 2):
                     await client.flush()
         await _close(client)
@@ -140,11 +140,12 @@ class Connection:
         """
         client = self._connected()
         try:
-            async with asyncio.timeout_at(deadline) as limit:
-                self._requests.add(limit)
-                answer = await client.request(
-                    subject, payload, timeout=NEVER, headers=dict(headers)
-                )
+            with _cancellable():
+                async with asyncio.timeout_at(deadline) as limit:
+                    self._requests.add(limit)
+                    answer = await client.request(
+                        subject, payload, timeout=NEVER, headers=dict(headers)
+                    )
         except nats.errors.NoRespondersError:
             raise NoResponders(subject) from None
         except nats.errors.MaxPayloadError:
@@ -172,10 +173,11 @@ class Connection:
         """
         client = self._connected()
         try:
-            if client.pending_data_size > MAX_UNSENT:
-                async with asyncio.timeout_at(deadline):
-                    await client.flush()
-            await client.publish(subject, payload, headers=dict(headers) or None)
+            with _cancellable():
+                if client.pending_data_size > MAX_UNSENT:
+                    async with asyncio.timeout_at(deadline):
+                        await client.flush()
+                await client.publish(subject, payload, headers=dict(headers) or None)
         except TimeoutError:
             raise BrokerUnavailable("the broker does not read what is sent") from None
         except nats.errors.MaxPayloadError:
@@ -197,10 +199,11 @@ class Connection:
         subscription = _Subscription(subject, queue, handler)
         self._subscriptions.append(subscription)
         try:
-            async with asyncio.timeout(self._settings.timeout):
-                await self._subscribe(client, subscription)
-                # The broker's answer to this comes after its refusal of the subscription.
-                await client.flush()
+            with _cancellable():
+                async with asyncio.timeout(self._settings.timeout):
+                    await self._subscribe(client, subscription)
+                    # The broker's answer to this comes after its refusal of the subscription.
+                    await client.flush()
             if self.refused(subject):
                 raise NotPermitted(f"this connection may not subscribe to {subject}")
         except (nats.errors.Error, TimeoutError):
@@ -230,7 +233,7 @@ class Connection:
             return
         self._subscriptions.remove(subscription)
         if current is not None:
-            with contextlib.suppress(nats.errors.Error, TimeoutError):
+            with _cancellable(), contextlib.suppress(nats.errors.Error, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT / 2):
                     if self.is_connected:
                         await current.drain()  # type: ignore[no-untyped-call]  # nats-py's
@@ -257,15 +260,16 @@ class Connection:
         options = self._settings.connect_options() | self._options()
         try:
             # nats-py tries the servers for ever; the time limit is set here.
-            async with asyncio.timeout(self._settings.timeout):
-                await client.connect(
-                    **options,
-                    name=self._name,
-                    error_cb=failed,
-                    disconnected_cb=disconnected,
-                    reconnected_cb=self._on_reconnected,
-                    closed_cb=closed,
-                )
+            with _cancellable():
+                async with asyncio.timeout(self._settings.timeout):
+                    await client.connect(
+                        **options,
+                        name=self._name,
+                        error_cb=failed,
+                        disconnected_cb=disconnected,
+                        reconnected_cb=self._on_reconnected,
+                        closed_cb=closed,
+                    )
         except TimeoutError:
             await _close(client)
             raise BrokerUnavailable(self._trouble()) from None
@@ -358,9 +362,26 @@ def _words(error: Exception | None) -> str:
 
 async def _close(client: Client) -> None:
     # Bounded: with a broker that does not read, nats-py waits for room in the socket for ever.
-    with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+    with _cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT / 2):
             await client.close()
+
+
+@contextlib.contextmanager
+def _cancellable() -> Iterator[None]:
+    """Raise a cancellation that was swallowed inside.
+
+    nats-py swallows some itself, and it uses ``wait_for``, which before Python 3.12 drops one that
+    meets its result.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    try:
+        yield
+    finally:
+        if task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _too_large(client: Client, payload: bytes) -> InvalidEvent:

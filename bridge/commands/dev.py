@@ -31,7 +31,15 @@ from bridge.commands.household import (
     same_imports,
 )
 from bridge.commands.serve import READY
-from bridge.commands.terminal import FAILED, CommandError, Paint, own_command, printable, say
+from bridge.commands.terminal import (
+    FAILED,
+    CommandError,
+    OutputGone,
+    Paint,
+    own_command,
+    printable,
+    say,
+)
 from bridge.identity.tokens import mint
 from bridge.settings import DEMO_SECRET, SYMMETRIC, BridgeSettings
 
@@ -161,8 +169,8 @@ async def _run(
 def _tell(house: Household, text: str) -> None:
     try:
         say(text)
-    except OSError:
-        house.stop()  # nobody reads this any more: the terminal or the pipe has gone
+    except OutputGone:
+        house.stop()
 
 
 @contextmanager

@@ -39,19 +39,28 @@ class CommandError(BridgeError):
         self.code = code
 
 
+class OutputGone(BridgeError):
+    """Nobody reads what we write any more: a pipe was closed (`bridge tail | head`), a terminal.
+
+    Not an OSError, lest it be taken for a network's.
+    """
+
+
 def say(line: str, stream: TextIO | None = None) -> None:
-    """Write a line to standard output, or to the stream given, at once."""
+    """Write a line to standard output, or to the stream given, at once.
+
+    Raises :class:`OutputGone`.
+    """
     stream = sys.stdout if stream is None else stream
     try:
         stream.write(line + "\n")
         stream.flush()
-    except BrokenPipeError:
-        # Whoever read this has gone (`bridge tail | head`). What is still in the buffer must go
-        # nowhere, or Python complains of the same once more at its end.
+    except OSError as error:
+        # What is still in the buffer must go nowhere, or Python complains once more at its end.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
-        raise
+        raise OutputGone from error
 
 
 def note(line: str) -> None:

@@ -85,6 +85,7 @@ class View:
     grants: Grants
     catalogue: Catalogue
     max_subscriptions: int
+    max_interests: int
 
 
 def handle(message: AnyClientMessage, view: View) -> Effect:
@@ -114,11 +115,17 @@ def handle(message: AnyClientMessage, view: View) -> Effect:
 
 def _subscribe(message: Subscribe, view: View) -> Change:
     patterns = dict(view.patterns)
+    interests = sum(_units(each, view) for each in patterns.values())
     accepted: dict[str, None] = {}
     reasons: dict[str, PatternReason] = {}
     effective: set[str] = set()
     for text in dict.fromkeys(message.data.events):
         verdict = _judge(text, patterns, view)
+        if isinstance(verdict, Pattern) and text not in patterns:
+            interests += _units(verdict, view)
+            if interests > view.max_interests:
+                interests -= _units(verdict, view)
+                verdict = PatternReason.TOO_MANY_SUBSCRIPTIONS
         if isinstance(verdict, PatternReason):
             reasons[text] = verdict
         else:
@@ -139,6 +146,10 @@ def _subscribe(message: Subscribe, view: View) -> Change:
     if not accepted:
         replies.append(_nothing_accepted(message, reasons))
     return Change(patterns, tuple(replies))
+
+
+def _units(pattern: Pattern, view: View) -> int:
+    return len(view.grants.resolve(pattern, view.catalogue))
 
 
 def _judge(text: str, held: Mapping[str, Pattern], view: View) -> Pattern | PatternReason:

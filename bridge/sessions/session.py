@@ -412,7 +412,13 @@ class Session:
             self._refuse(error(refused.code, refused.message, reply_to=refused.reply_to))
             return
         self.last_heartbeat = self.last_seen
-        view = View(self.patterns, identity.grants, env.catalogue, env.limits.max_subscriptions)
+        view = View(
+            self.patterns,
+            identity.grants,
+            env.catalogue,
+            env.limits.max_subscriptions,
+            env.limits.max_interests,
+        )
         try:
             self._apply(handle(message, view), identity)
         except Exception:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from kosoku import FailureError, run_fuzzingclient
 
-from tests.support.bridge import OutputProcess
+from tests.support.bridge import NEVER, OutputProcess
 
 READY = re.compile(r"echo ready on (ws://127\.0\.0\.1:\d+)")
 COMPRESSION = ["12.*", "13.*"]
@@ -26,7 +26,7 @@ def echo() -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
-    assert "Traceback (most recent call last)" not in process.output, process.output
+    assert not NEVER.search(process.output), process.output
 
 
 @pytest.mark.timeout(300)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import uuid4
 
+import httpx
 import nats
 import pytest
+from fastapi import FastAPI
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -251,3 +254,28 @@ async def test_many_tasks_share_one_publisher(settings: PublisherSettings, strea
             *(uploads.completed("42", f"u{number}", {}) for number in range(500))
         )
     assert sorted(receipt.sequence or 0 for [receipt] in receipts) == list(range(1, 501))
+
+
+async def test_a_fastapi_service_publishes_inside_its_lifespan(
+    settings: PublisherSettings, stream: str
+) -> None:
+    """The publisher is opened and closed by the application it lives in."""
+    publisher = EventPublisher(settings, source="upload-service")
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with publisher:
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/uploads/{upload_id}")
+    async def complete(upload_id: str) -> int | None:
+        [receipt] = await UploadEvents(publisher).completed("42", upload_id, {})
+        return receipt.sequence
+
+    service = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
+    async with app.router.lifespan_context(app), service:
+        assert (await service.post("/uploads/u1")).json() == 1
+        assert (await service.post("/uploads/u2")).json() == 2
+    assert not publisher.connection.is_connected

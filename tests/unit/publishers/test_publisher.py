@@ -175,5 +175,27 @@ async def test_a_connection_that_nats_py_gives_up_is_made_anew_with_its_subscrip
     assert broker.connections == 2
 
 
+async def test_a_cancellation_that_meets_the_acknowledgement_is_not_lost() -> None:
+    """A task that is told to stop stops, whatever comes in at the same moment."""
+    async with FakeBroker() as broker, publisher(broker) as own:
+        for turns in range(8):
+            publishing: asyncio.Task[object] = asyncio.create_task(_publish_for_ever(own))
+            broker.published.clear()
+            broker.answer = lambda subject: acknowledgement()
+            await broker.until(lambda its: bool(its.published))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            broker.answer = lambda subject: None
+            publishing.cancel()
+            done, _ = await asyncio.wait([publishing], timeout=2)
+            assert done
+            assert publishing.cancelled()
+
+
+async def _publish_for_ever(own: EventPublisher) -> None:
+    while True:
+        await UploadEvents(own).completed("42", "u1", {})
+
+
 async def _accept(command: object) -> None:
     return None

@@ -219,6 +219,7 @@ def test_the_audience_is_checked_when_set(clock: Clock) -> None:
 def test_an_inactive_user_is_told_apart(bench: Bench) -> None:
     """``active`` must be true when it is there: whatever else it is, the user is deactivated."""
     bench.verify(bench.token(active=True))
+    wrong: object
     for wrong in (False, 0, 1, "true", []):
         assert isinstance(bench.refuse(bench.token(active=wrong)), Deactivated)
     assert isinstance(bench.refuse(signed(b'{"sub":"1","exp":9e9,"active":null}')), Deactivated)
