@@ -129,7 +129,7 @@ def parse_client_message(text: bytes | str) -> AnyClientMessage:
 
 
 def message_id(text: bytes | str) -> str | None:
-    """Return the ``id`` of a message that is refused unread, to answer it; None without a good one."""
+    """Return the ``id`` of a message that is refused unread; None without a good one."""
     try:
         return _id_of(from_json(text))
     except ValueError:

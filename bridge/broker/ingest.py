@@ -33,8 +33,8 @@ MAX_CONTROL_LINE: Final = 64 * 1024
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
 """nats-server's own upper bound of ``max_payload``."""
 
-_MSG: Final = b"MSG"
 _HMSG: Final = b"HMSG"
+_MESSAGES: Final = (b"MSG", _HMSG)
 _CRLF: Final = b"\r\n"
 
 
@@ -85,7 +85,7 @@ class Ingest(Parser):
             if not words:
                 raise IngestError("an operation is empty")
             operation = words[0]
-            if operation == _MSG or operation == _HMSG:
+            if operation in _MESSAGES:
                 start = line_end + 2
                 try:
                     sid = words[2]

@@ -1,8 +1,9 @@
 """What the bridge is subscribed to at NATS, counted by who holds it, and confirmed.
 
 A :class:`Unit` is one NATS subscription. The first holder subscribes, the last one leaves after a
-short linger, so that a reconnecting client finds its interest still there. :meth:`Interests.confirm`
-answers when NATS has everything that was asked so far: one PING serves all that wait.
+short linger, so that a reconnecting client finds its interest still there.
+:meth:`Interests.confirm` answers when NATS has everything that was asked so far: one PING serves all
+that wait.
 
 Nothing here waits; time comes in through :meth:`Interests.tick`.
 """

@@ -2,8 +2,8 @@
 
 NATS sends a message once for each subscription that matches, so a type is never subscribed both
 ways for long. While it is, between asking for the new and leaving the old, both copies of a message
-come in, and :class:`Overlap` lets one of them through: nothing is lost and nothing doubled, whatever
-order NATS writes them in.
+come in, and :class:`Overlap` lets one of them through: nothing is lost and nothing doubled,
+whatever order NATS writes them in.
 """
 
 from __future__ import annotations

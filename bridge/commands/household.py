@@ -62,7 +62,7 @@ class Child:
         ]
 
     def line(self, beginning: str) -> asyncio.Future[str]:
-        """Return a future of the rest of the first line, of those kept or to come, that begins so."""
+        """Return a future of the rest of the first line that begins so, kept or still to come."""
         future: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._awaited.append((beginning, future))
         for line in self.last:

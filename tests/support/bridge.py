@@ -132,6 +132,7 @@ class BridgeProcess(OutputProcess):
             "BRIDGE_HOST": "127.0.0.1",
             "BRIDGE_PORT": "0",
             "BRIDGE_JWT_SECRET": SECRET,
+            "BRIDGE_JWT_LEEWAY": "0",
             "BRIDGE_SUBJECT_PREFIX": f"t{name}",
             "BRIDGE_STREAM": f"T{name}",
             "BRIDGE_LOG_LEVEL": "debug",

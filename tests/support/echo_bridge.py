@@ -70,7 +70,7 @@ async def main() -> None:
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets=[listener])
-    print(f"echo ready on ws://127.0.0.1:{listener.getsockname()[1]}", flush=True)
+    print(f"echo ready on ws://127.0.0.1:{listener.getsockname()[1]}", flush=True)  # noqa: T201  # tests wait for it
     await stop.wait()
     await server.shutdown()
 
