@@ -202,8 +202,7 @@ class Connection:
             with _cancellable():
                 async with asyncio.timeout(self._settings.timeout):
                     await self._subscribe(client, subscription)
-                    # The broker's answer to this comes after its refusal of the subscription.
-                    await client.flush()
+                    await _settle(client)
             if self.refused(subject):
                 raise NotPermitted(f"this connection may not subscribe to {subject}")
         except (nats.errors.Error, TimeoutError):
@@ -358,6 +357,18 @@ class Connection:
 
 def _words(error: Exception | None) -> str:
     return "closed" if error is None else str(error) or type(error).__name__
+
+
+async def _settle(client: Client) -> None:
+    """Return when the broker has processed all that was sent before, and has told its refusals.
+
+    The PING of nats-py's ``flush`` overtakes what still waits to be written, so only one that began
+    with nothing waiting says that.
+    """
+    settled = False
+    while not settled:
+        settled = client.pending_data_size == 0
+        await client.flush()
 
 
 async def _close(client: Client) -> None:

@@ -73,9 +73,10 @@ async def test_refresh_narrows_a_pattern(bridge: BridgeProcess) -> None:
 async def test_refresh_with_more_grants(bridge: BridgeProcess) -> None:
     """A pattern is a wish: with a wider token the same one comes to more."""
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
-        client = await clients.join(grants=allow("review.updated"))
+        client = await clients.join(grants=allow("review.updated", "system.notification"))
         await client.subscribe("review.*")
         await bus.publish(topic("review.created", "1"))
+        assert await client.until(await bus.marker(client.user)) == []
         assert await refresh(client, mint(client.user)) == []
         event = await bus.publish(topic("review.created", "2"))
         assert await client.until(event) == []

@@ -28,7 +28,7 @@ from schemas.codes import ErrorCode
 from schemas.commands import CommandReply, CommandRequest
 from schemas.envelope import new_id, timestamp
 from schemas.subjects import encode_id
-from tests.support.nats_server import NatsServer, create_stream
+from tests.support.nats_server import NatsServer, create_stream, settle
 
 
 @dataclass
@@ -279,6 +279,7 @@ async def test_a_handler_publishes_and_the_trace_goes_on(
     await create_stream(settings.url[0], name=f"S_{settings.prefix}", prefix=settings.prefix)
     heard: asyncio.Queue[Any] = asyncio.Queue()
     await bridge.connection.subscribe(f"{settings.prefix}.live.>", cb=heard.put)
+    await settle(bridge.connection)
     commands = Commands(publisher)
 
     @commands.on("upload.cancel")

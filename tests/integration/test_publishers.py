@@ -27,7 +27,7 @@ from publishers import (
 )
 from schemas.catalogue import Catalogue
 from schemas.events import UploadCompleted
-from tests.support.nats_server import NatsServer, create_stream
+from tests.support.nats_server import NatsServer, create_stream, settle
 
 CATALOGUE = Catalogue.load()
 
@@ -67,7 +67,7 @@ async def listener(settings: PublisherSettings) -> AsyncIterator[Listener]:
     connection = await nats.connect(settings.url[0])
     listener = Listener(connection, settings.prefix)
     await connection.subscribe(f"{settings.prefix}.live.>", cb=listener.heard.put)
-    await connection.flush()
+    await settle(connection)
     yield listener
     await connection.close()
 

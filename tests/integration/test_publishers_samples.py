@@ -25,7 +25,7 @@ from schemas.catalogue import Catalogue
 from schemas.commands import CommandReply, CommandRequest
 from schemas.envelope import new_id, timestamp
 from schemas.subjects import Subjects, decode_id
-from tests.support.nats_server import NatsServer, create_stream
+from tests.support.nats_server import NatsServer, create_stream, settle
 
 CATALOGUE = Catalogue.load()
 DEADLINE = 20.0
@@ -132,7 +132,7 @@ async def deployment(nats_server: NatsServer) -> AsyncIterator[Deployment]:
     connection = await nats.connect(nats_server.url)
     deployment = Deployment(nats_server.url, prefix, connection)
     await connection.subscribe(f"{prefix}.live.>", cb=deployment.heard.put)
-    await connection.flush()
+    await settle(connection)
     yield deployment
     await connection.close()
 

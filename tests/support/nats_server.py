@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import nats
+from nats.aio.client import Client
 from nats.js.api import RePublish, StorageType, StreamConfig
 
 DEADLINE = 20.0
@@ -210,6 +211,18 @@ def greets(host: str, port: int) -> bool:
             return probe.recv(5).startswith(b"INFO")
     except OSError:
         return False
+
+
+async def settle(connection: Client) -> None:
+    """Return when the server has done all that was asked of it, subscriptions above all.
+
+    The PING of nats-py's ``flush`` overtakes what still waits to be written, so only one that began
+    with nothing waiting says that.
+    """
+    settled = False
+    while not settled:
+        settled = connection.pending_data_size == 0
+        await connection.flush()
 
 
 async def create_stream(

