@@ -150,14 +150,26 @@ async def test_broadcast(bridge: BridgeProcess) -> None:
             assert message["timestamp"]
 
 
-@pytest.mark.parametrize("body", [b"", b"not json", b"[]", b'"text"'])
+NONSENSE = [
+    b"",
+    b"not json",
+    b"[]",
+    b'"text"',
+    b'{"type": "system.notification", "data": {"a": NaN}}',
+    b'{"type": "system.notification", "data": {"a": "\\ud800"}}',
+    b'{"type": "system.notification", "data": ' + b'{"a":' * 5_000 + b"1" + b"}" * 5_001,
+    b'{"type": "system.notification", "data": {"a": "' + b"x" * 70_000 + b'"}}',
+]
+
+
+@pytest.mark.parametrize("body", NONSENSE)
 async def test_broadcast_of_nonsense(bridge: BridgeProcess, body: bytes) -> None:
-    """What is no JSON object is refused and reaches nobody."""
+    """What is no JSON object, or more than one message may hold, is refused and reaches nobody."""
     async with Clients(bridge.url) as clients, http(bridge.url, admin()) as client:
         listener = await clients.join()
         headers = {"Content-Type": "application/json"}
         answer = await client.post("/ws/broadcast", content=body, headers=headers)
-        assert answer.status_code in (400, 422), answer.text
+        assert answer.status_code in (400, 413, 422), answer.text
         await listener.ping()
 
 

@@ -252,18 +252,22 @@ def test_wrong_setting_is_one_line(start: Start) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "name"),
+    ("part", "name", "options"),
     [
-        ("nats-server", "nats-server"),
-        ("bridge.cli serve", "bridge"),
-        ("publishers.samples.review", "review sample"),
+        ("nats-server", "nats-server", ["--no-samples"]),
+        ("bridge.cli serve", "bridge", ["--no-samples"]),
+        ("publishers.samples.review", "review sample", []),
     ],
 )
 def test_a_child_that_dies_is_named_and_the_rest_stops(
-    part: str, name: str, start: Start, temporary: Callable[[], list[str]]
+    part: str,
+    name: str,
+    options: list[str],
+    start: Start,
+    temporary: Callable[[], list[str]],
 ) -> None:
     """When one process ends by itself it is named, and everything else is stopped."""
-    dev = start(*bridge("dev", "--port", "0"))
+    dev = start(*bridge("dev", "--port", "0", *options))
     dev.wait_for(re.escape(LAST_LINE))
     children = dev.children
     [victim] = [
@@ -290,7 +294,7 @@ def test_nothing_is_left_when_it_is_killed(
     start: Start, temporary: Callable[[], list[str]]
 ) -> None:
     """After a SIGKILL the guard ends the others and removes the folder."""
-    dev = start(*bridge("dev", "--port", "0"))
+    dev = start(*bridge("dev", "--port", "0", "--no-samples"))
     dev.wait_for(re.escape(LAST_LINE))
     children = dev.children
     assert dev.end(signal.SIGKILL) == -signal.SIGKILL
