@@ -79,6 +79,7 @@ class BusSettings(Settings):
     url: CommaSeparated = Field(
         ("nats://127.0.0.1:4222",),
         alias="BRIDGE_NATS_URL",
+        repr=False,  # a URL may hold a password
         description="NATS servers, comma separated (`nats://`, `tls://`)",
     )
     credentials: Path | None = Field(

@@ -38,6 +38,7 @@ class Connection:
         self._name: Final = name
         self._client: Final = Client()
         self._up = False
+        self._closing = False
         self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
         ingest.install(self._client, deliver)
@@ -100,7 +101,8 @@ class Connection:
         if up == self._up:
             return
         self._up = up
-        log.log(logging.INFO if up else logging.WARNING, "nats: %s", "up" if up else "down")
+        asked_for = up or self._closing
+        log.log(logging.INFO if asked_for else logging.WARNING, "nats: %s", "up" if up else "down")
         try:
             (self.on_up if up else self.on_down)()
         except Exception:
@@ -163,6 +165,7 @@ class Connection:
     async def close(self) -> None:
         """Drain and close, within the time allowed; safe to call twice."""
         client: Any = self._client
+        self._closing = True
         if client.is_closed:
             return
         try:

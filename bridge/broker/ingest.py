@@ -41,6 +41,9 @@ _CRLF: Final = b"\r\n"
 class IngestError(BrokerError, ProtocolError):
     """NATS sent bytes that are no protocol; nats-py reconnects on it."""
 
+    def __str__(self) -> str:
+        return f"nats: {self.args[0]}" if self.args else "nats: protocol error"
+
 
 class Latch(Protocol):
     """Waits for one PONG. nats-py puts futures into the same list, which fit too."""
@@ -87,14 +90,13 @@ class Ingest(Parser):
             operation = words[0]
             if operation in _MESSAGES:
                 start = line_end + 2
-                try:
-                    sid = words[2]
-                    length = int(words[-1])
-                    header_length = int(words[-2]) if operation == _HMSG else 0
-                except (IndexError, ValueError):
-                    raise IngestError("a message has a malformed control line") from None
-                if not 0 <= header_length <= length <= MAX_PAYLOAD or not 4 <= len(words) <= 6:
+                sizes = 2 if operation == _HMSG else 1
+                if not 3 <= len(words) - sizes <= 4 or not b"".join(words[-sizes:]).isdigit():
                     raise IngestError("a message has a malformed control line")
+                sid, length = words[2], int(words[-1])
+                header_length = int(words[-2]) if sizes == 2 else 0
+                if not header_length <= length <= MAX_PAYLOAD:
+                    raise IngestError("a message has an impossible length")
                 end = start + length
                 if end + 2 > size:
                     self._needed = end + 2 - position
@@ -110,18 +112,25 @@ class Ingest(Parser):
                         # would stop every client for good while it still looks connected.
                         log.exception("an event could not be handled")
                 else:
-                    await super().parse(data[position : end + 2])
+                    await self._pass_on(data[position : end + 2])
                 position = end + 2
             elif operation == b"PONG":
                 self._pong()
                 position = line_end + 2
             else:
-                await super().parse(data[position : line_end + 2])
-                if self.buf:
-                    raise IngestError("an operation is unknown")
+                await self._pass_on(data[position : line_end + 2])
                 position = line_end + 2
         if position < size:
             self._partial += data[position:]
+
+    async def _pass_on(self, operation: bytes) -> None:
+        try:
+            await super().parse(operation)
+        except (ProtocolError, ValueError, AttributeError, TypeError, LookupError, RecursionError):
+            # nats-py ends its read loop on all but the first, and still looks connected.
+            raise IngestError("an operation is malformed") from None
+        if self.buf:
+            raise IngestError("an operation is unknown")
 
     def _pong(self) -> None:
         # nats-py's own way raises, and ends its read loop, when the waiter has given up meanwhile.

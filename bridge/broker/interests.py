@@ -2,8 +2,8 @@
 
 A :class:`Unit` is one NATS subscription. The first holder subscribes, the last one leaves after a
 short linger, so that a reconnecting client finds its interest still there.
-:meth:`Interests.confirm` answers when NATS has everything that was asked so far: one PING serves all
-that wait.
+:meth:`Interests.confirm` answers when NATS has everything that was asked so far: one PING serves
+all that wait.
 
 Nothing here waits; time comes in through :meth:`Interests.tick`.
 """

@@ -172,9 +172,12 @@ class Topics:
         topic.overlap.ends = None
         topic.settles = float("inf")
 
-        def confirmed(_: bool) -> None:
-            # Not confirmed in time means NATS is away; it gets both ways when it is back.
-            topic.settles = self._clock() + SETTLE
+        def confirmed(done: bool) -> None:
+            if done:
+                topic.settles = self._clock() + SETTLE
+            else:
+                # However long NATS takes, the old way stays until it has the new one.
+                self._interests.confirm(confirmed)
 
         self._interests.confirm(confirmed)
 

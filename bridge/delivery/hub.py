@@ -25,6 +25,9 @@ from schemas.subjects import MAX_ID_BYTES, Audience, is_token
 Reject = Callable[[bytes, bytes, EventError], None]
 """Takes the subject it was published to, payload, and why the event must not reach a client."""
 
+MAX_SEQUENCE_DIGITS: Final = 20
+"""A stream's sequence is an unsigned 64-bit number."""
+
 _SEQUENCE: Final = b"Nats-Sequence: "
 _SUBJECT: Final = b"Nats-Subject: "
 _PLAIN_RESOURCE: Final = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % MAX_ID_BYTES).fullmatch
@@ -122,9 +125,12 @@ class Hub:
         self.counts.events += 1
         if headers and event_type.traits.durable:
             at = headers.find(_SEQUENCE)
-            if at >= 0 and self._stream_header in headers:
+            identity = self._cursor_prefix()
+            if at >= 0 and identity and self._stream_header in headers:
                 sequence = headers[at + len(_SEQUENCE) : headers.find(b"\r", at)]
-                payload = splice_cursor(payload, self._cursor_prefix() + b"-" + sequence)
+                # Anybody may write such a header; what goes into the JSON text is digits only.
+                if sequence.isdigit() and len(sequence) <= MAX_SEQUENCE_DIGITS:
+                    payload = splice_cursor(payload, identity + b"-" + sequence)
         return event_type, resource.decode(), text_frame(payload)
 
     def _published(self, subject: bytes, headers: bytes) -> bytes:

@@ -7,9 +7,11 @@ body without end.
 from __future__ import annotations
 
 import asyncio
+import sys
 from http import HTTPStatus
 from typing import Any, Final
 
+from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES: Final = 32 * 1024
@@ -26,6 +28,7 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
             super().__init__(*args, **kwargs)
             self._head_bytes = 0
             self._body_bytes = 0
+            self._read = b""
             self._deadline: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -37,6 +40,7 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
             super().connection_lost(exc)
 
         def data_received(self, data: bytes) -> None:
+            self._read = data
             if self._deadline is not None:
                 self._head_bytes += len(data)
                 if self._head_bytes > MAX_HEADER_BYTES + max_body:
@@ -63,9 +67,19 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
 
         def handle_websocket_upgrade(self) -> None:
             self._relax()
+            # Called while httptools' exception is handled, which tells where the request ended.
+            upgraded = sys.exc_info()[1]
+            assert isinstance(upgraded, HttpParserUpgrade)
+            behind = self._read[upgraded.args[0] :]
+            self._read = b""
             super().handle_websocket_upgrade()
             # The parser and this object hold each other; the connection has no use for either.
             self.parser = None  # type: ignore[assignment]
+            if behind and not self.transport.is_closing():
+                # A client that did not wait for the answer (RFC 6455 §4.1) loses nothing.
+                taker = self.transport.get_protocol()
+                assert isinstance(taker, asyncio.Protocol)
+                taker.data_received(behind)
 
         def _expect(self) -> None:
             self._head_bytes = 0

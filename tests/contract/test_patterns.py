@@ -206,3 +206,17 @@ async def test_too_many_subscriptions(start_bridge: StartBridge) -> None:
         await client.subscribe(events[4])
         event = await bus.publish(topic("review.updated", "4"))
         await client.expect_event(event)
+
+
+async def test_answers_fit_the_limit(bridge: BridgeProcess) -> None:
+    """Whatever a client asks, no answer is larger than a message may be."""
+    async with Clients(bridge.url) as clients:
+        client = await clients.join()
+        events = [f"{'x' * 55}{number}.." for number in range(1000)]
+        await client.send("subscribe", {"events": events}, "large")
+        await client.send("ping", id="after")
+        sizes = []
+        while '"reply_to":"after"' not in (text := await client.receive_text()):
+            sizes.append(len(text.encode()))
+        assert sizes
+        assert max(sizes) <= 64 * 1024
