@@ -17,7 +17,8 @@ import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -64,10 +65,8 @@ def run(*, port: str | None, samples: bool, data: str | None, verbose: bool) -> 
     # The broker's address is not known yet, and all else can be told before anything starts.
     settings = BridgeSettings.from_environment(environment)
     check_port(settings.server.port)
-    with broker_folder(data) as (store, passing):
-        return asyncio.run(
-            _run(nats_server, store, passing, environment, settings, samples, verbose)
-        )
+    with broker_folder(data) as folder:
+        return asyncio.run(_run(nats_server, folder, environment, settings, samples, verbose))
 
 
 def environment_of(given: Mapping[str, str], port: str | None) -> dict[str, str]:
@@ -100,13 +99,21 @@ def check_port(port: int) -> None:
             ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """Where the broker stores: a folder that goes at the end, or one that stays and is locked."""
+
+    path: Path
+    lock: int | None = None
+
+
 @contextmanager
-def broker_folder(data: str | None) -> Iterator[tuple[Path, Path | None]]:
-    """Give the broker's folder, and the same once more when it goes at the end."""
+def broker_folder(data: str | None) -> Iterator[Folder]:
+    """Give the broker's folder: a temporary one, or ``data``, which is kept."""
     if data is None:
         passing = Path(tempfile.mkdtemp(prefix="bridge-dev-"))
         try:
-            yield passing, passing
+            yield Folder(passing)
         finally:
             shutil.rmtree(passing, ignore_errors=True)
         return
@@ -122,13 +129,12 @@ def broker_folder(data: str | None) -> Iterator[tuple[Path, Path | None]]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise CommandError(f"--data {data}: in use by another bridge dev") from None
-        yield folder, None
+        yield Folder(folder, lock.fileno())
 
 
 async def _run(
     nats_server: str,
-    store: Path,
-    passing: Path | None,
+    folder: Folder,
     environment: dict[str, str],
     settings: BridgeSettings,
     samples: bool,
@@ -144,9 +150,9 @@ async def _run(
     with _signals(house):
         try:
             async with (
-                house.guarded(passing),
-                _broker(house, nats_server, store) as broker,
-                _bridge(house, {**environment, "BRIDGE_NATS_URL": broker}) as base,
+                _guard(house, folder),
+                _broker(house, nats_server, folder.path) as broker,
+                _bridge(house, {**environment, "BRIDGE_NATS_URL": broker}, settings) as base,
                 _samples(house, {**environment, "BRIDGE_NATS_URL": broker}, samples),
             ):
                 _tell(house, "\n".join(_welcome(base, broker, environment, settings, samples)))
@@ -186,6 +192,12 @@ def _signals(house: Household) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
+def _guard(house: Household, folder: Folder) -> AbstractAsyncContextManager[None]:
+    if folder.lock is None:
+        return house.guarded(folder.path)
+    return house.guarded(holding=(folder.lock,))
+
+
 @asynccontextmanager
 async def _broker(house: Household, program: str, folder: Path) -> AsyncIterator[str]:
     """Run nats-server and give its URL."""
@@ -211,10 +223,13 @@ async def _address(ports: Path) -> str:
 
 
 @asynccontextmanager
-async def _bridge(house: Household, environment: Mapping[str, str]) -> AsyncIterator[str]:
+async def _bridge(
+    house: Household, environment: Mapping[str, str], settings: BridgeSettings
+) -> AsyncIterator[str]:
     """Run the bridge and give its base URL."""
     command = {"bridge": python_module("bridge.cli", "serve")}
-    async with house.running(command, environment, GRACE["bridge"]) as (child,):
+    grace = GRACE["bridge"] + settings.server.drain_seconds
+    async with house.running(command, environment, grace) as (child,):
         yield await house.attend(child.line(READY), "the bridge", START_SECONDS)
 
 

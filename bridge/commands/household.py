@@ -107,14 +107,20 @@ class Household:
         self._stop.set()
 
     @asynccontextmanager
-    async def guarded(self, folder: Path | None) -> AsyncIterator[None]:
-        """Run the guard, who removes the folder at the end whichever way that comes."""
+    async def guarded(
+        self, folder: Path | None = None, holding: Sequence[int] = ()
+    ) -> AsyncIterator[None]:
+        """Run the guard, who removes the folder at the end, whichever way that comes.
+
+        ``holding`` are files that stay open, and thereby locked, until the guard is done too.
+        """
         folders = [str(folder)] if folder is not None else []
         self._guard = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", guard.__file__, *folders),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
+            pass_fds=holding,
             start_new_session=True,
         )
         try:

@@ -66,12 +66,11 @@ def run(
         # Events to the user and to all would come unasked for; here the patterns say what is shown.
         url += ("&" if urlsplit(url).query else "?") + "direct=off"
     given = token or os.environ.get("BRIDGE_TOKEN")
-    identity = tokens.configured() or tokens.demo_identity()
     view = View(Catalogue.load(BusSettings.from_environment(os.environ).catalogue), raw, colour)
     client = Tail(
         url,
         list(patterns),
-        token=(lambda: given) if given else (lambda: mint(identity, user, ttl=TOKEN_LIFE)),
+        token=(lambda: given) if given else minting(user),
         renews=not given,
         view=view,
         count=count,
@@ -80,6 +79,12 @@ def run(
         return asyncio.run(client.run())
     except InvalidURI as error:
         raise CommandError(str(error)) from None
+
+
+def minting(user: str) -> Callable[[], str]:
+    """Return what makes a new token of this user, with the configured or the demo secret."""
+    identity = tokens.configured() or tokens.demo_identity()
+    return lambda: mint(identity, user, ttl=TOKEN_LIFE)
 
 
 class View:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import Any
 
+from schemas import codes
 from schemas.subjects import Root
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus, envelope, everyone, to_user
@@ -18,59 +18,46 @@ PADDING = "x" * 30_000
 """Together far more than what the kernel holds for a connection."""
 
 
-async def test_newest_of_each_is_kept(bridge: BridgeProcess) -> None:
-    """A stalled client finds the newest ``upload.progress`` of each upload when it reads again.
-
-    Meanwhile other clients get every event, and what the stalled one gets is in order.
-    """
+async def test_nothing_is_dropped_without_a_word(bridge: BridgeProcess) -> None:
+    """A stalled client reads all up to some event and then 4002; others get every event."""
     user = new_user()
-    messages: list[dict[str, Any]] = []
-    news = asyncio.Event()
+    numbers: list[int] = []
+    close = bytearray()
+    opened, closed = asyncio.Event(), asyncio.Event()
 
     def on_frame(opcode: int, payload: bytes) -> None:
-        if opcode in (TEXT, CLOSE):
-            messages.append(json.loads(payload) if opcode == TEXT else {"type": "close"})
-            news.set()
+        if opcode == CLOSE:
+            close.extend(payload)
+            closed.set()
+        elif opcode == TEXT:
+            message = json.loads(payload)
+            if message["type"] == "connection.established":
+                opened.set()
+            else:
+                numbers.append(message["data"]["result"]["number"])
 
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         other = await clients.join(user)
         stalled = await LeanClient.connect(bridge.url, f"/ws/{mint(user)}", on_frame)
         try:
-            while not messages:
-                await news.wait()
+            async with asyncio.timeout(5):
+                await opened.wait()
             stalled.transport.pause_reading()
             for number in range(EVENTS):
-                upload = str(number % 2)
-                data = {"upload_id": upload, "progress": 1, "number": number, "padding": PADDING}
-                address = to_user(user, "upload.progress", upload)
-                event = await bus.publish(address, data)
-                message = await other.expect_event(event)
-                assert message["data"]["number"] == number
+                result = {"number": number, "padding": PADDING}
+                data = {"upload_id": "1", "result": result}
+                event = await bus.publish(to_user(user, "upload.completed", "1"), data)
+                await other.expect_event(event)
             stalled.transport.resume_reading()
-            newest = {"0": EVENTS - 2, "1": EVENTS - 1}
-            async with asyncio.timeout(20):
-                while latest(messages) != newest:
-                    news.clear()
-                    await news.wait()
-            for upload in newest:
-                numbers = [each for each, of in progress(messages) if of == upload]
-                assert numbers == sorted(set(numbers))
-            assert len(progress(messages)) < EVENTS, "the client was not slow at all"
-            assert all(each["type"] != "close" for each in messages)
+            async with asyncio.timeout(10):
+                await closed.wait()
+            assert close[:2] == codes.SLOW_CONSUMER.code.to_bytes(2, "big")
+            assert close[2:].decode() == codes.SLOW_CONSUMER.name
+            assert 0 < len(numbers) < EVENTS
+            assert numbers == list(range(len(numbers)))
             await other.ping()
         finally:
             stalled.transport.abort()
-
-
-def progress(messages: list[dict[str, Any]]) -> list[tuple[int, str]]:
-    """Return number and upload of each progress event."""
-    events = [each["data"] for each in messages if each["type"] == "upload.progress"]
-    return [(data["number"], data["upload_id"]) for data in events]
-
-
-def latest(messages: list[dict[str, Any]]) -> dict[str, int]:
-    """Return the newest number of each upload."""
-    return {upload: number for number, upload in progress(messages)}
 
 
 async def test_stalled_clients_delay_nobody(bridge: BridgeProcess) -> None:

@@ -329,3 +329,23 @@ def test_data_is_kept_and_used_by_one(
     assert third.end() == 0
     assert temporary() == []
     assert not list(Path(data).glob("*.ports"))
+
+
+def test_data_stays_locked_until_the_broker_is_gone(start: Start, tmp_path: Path) -> None:
+    """After a SIGKILL the next run may use the data only once the old broker does not."""
+    data = str(tmp_path / "data")
+    command = bridge("dev", "--port", "0", "--no-samples", "--data", data)
+    first = start(*command)
+    first.wait_for(re.escape(LAST_LINE))
+    [guard] = [pid for pid, line in first.children.items() if "guard.py" in line]
+    others = {pid: line for pid, line in first.children.items() if pid != guard}
+    os.kill(guard, signal.SIGSTOP)
+    assert first.end(signal.SIGKILL) == -signal.SIGKILL
+    second = start(*command)
+    assert second.wait() == 2
+    assert "in use" in one_line(second)
+    os.kill(guard, signal.SIGCONT)
+    wait_until(lambda: gone(others | {guard: ""}), "processes are left")
+    third = start(*command)
+    third.wait_for(re.escape(LAST_LINE))
+    assert third.end() == 0

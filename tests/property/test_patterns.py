@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from schemas.catalogue import Catalogue
@@ -119,6 +119,15 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,63}|\*")
         ).map(".".join),
     )
 )
+@example("a.b.1.>")
+@example("*.*.*.>")
+@example("a.b.c.d")
+@example(">.a")
+@example("a.>.1")
+@example("a.b.")
+@example("a.b.1\n")
+@example("")
+@example("a." * 200)
 def test_any_text_is_a_pattern_or_a_typed_error(text: str) -> None:
     """What is accepted is one to three tokens, each well formed, with ``>`` only as the last."""
     try:

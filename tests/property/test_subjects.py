@@ -150,6 +150,9 @@ def test_a_command_is_read_as_it_was_built(prefix: str, user: str, resource: str
 
 
 @given(prefixes, st.lists(near_tokens | st.sampled_from(("live", "user", "topic")), max_size=8))
+@example("", ["live", "user", "-", "upload", "progress", "1"])
+@example("", ["live", "user", "1", "upload", "progress", "-"])
+@example("", ["live", "topic", "upload", "progress", "=2e"])
 def test_reading_any_subject_gives_an_address_or_a_typed_error(
     prefix: str, tokens: list[str]
 ) -> None:
@@ -160,5 +163,7 @@ def test_reading_any_subject_gives_an_address_or_a_typed_error(
         address = subjects.parse(subject)
     except SubjectError:
         return
+    assert is_token(address.resource)
+    assert address.user == "" or decode_id(address.user)
     root = Root(subject.removeprefix(prefix).lstrip(".").split(".")[0])
     assert subjects.event(root, address) == subject

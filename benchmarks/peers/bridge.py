@@ -1,0 +1,80 @@
+"""This bridge, with everything on; and the same bridge on nats-py's stock parser."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jwt
+
+from benchmarks.broker import Broker
+from benchmarks.load import Script, request, text
+from benchmarks.machine import SERVER_CORE
+from benchmarks.peers.base import Client, Server
+from benchmarks.processes import Process
+
+ROOT = Path(__file__).parents[2]
+SECRET = "benchmark-secret-of-more-than-32-bytes"
+SETTINGS = {
+    "BRIDGE_JWT_SECRET": SECRET,
+    "BRIDGE_HOST": "127.0.0.1",
+    "BRIDGE_PORT": "0",
+    "BRIDGE_MAX_CONNECTIONS": "60000",
+    "BRIDGE_MAX_CONNECTIONS_PER_USER": "1000",
+    "BRIDGE_LOG_LEVEL": "warning",
+    # A burst is more than the default outbox for a client that reads as fast as it can.
+    "BRIDGE_QUEUE_MESSAGES": "100000",
+    "BRIDGE_QUEUE_BYTES": str(64 * 1024 * 1024),
+}
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """``bridge serve``, or a launcher that changes it and then does the same."""
+
+    name: str
+    label: str
+    command: tuple[str, ...]
+    marks: bool = False
+
+    def missing(self) -> str | None:
+        return None
+
+    def start(self, broker: Broker) -> Server:
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("BRIDGE_")}
+        # BENCH_BRIDGE_X sets BRIDGE_X, to measure the effect of one setting.
+        extra = {k[6:]: v for k, v in os.environ.items() if k.startswith("BENCH_BRIDGE_")}
+        env = {**inherited, **SETTINGS, "BRIDGE_NATS_URL": broker.url, **extra}
+        process = Process(
+            [sys.executable, *self.command], core=SERVER_CORE, env=env, cwd=str(ROOT)
+        )
+        try:
+            found = process.wait_for(r"bridge ready on http://127\.0\.0\.1:(\d+)")
+        except BaseException:
+            process.stop()
+            raise
+        return Server(int(found[1]), process)
+
+    def scripts(self, clients: Sequence[Client]) -> list[Script]:
+        now = int(time.time())
+        scripts: list[Script] = []
+        for client in clients:
+            claims = {"sub": client.user, "exp": now + 7200, "iat": now, "name": "Load Client"}
+            token = jwt.encode(claims, SECRET, algorithm="HS256")
+            upgrade = request("/ws", [("Authorization", f"Bearer {token}")])
+            steps = [(b"", upgrade), (b"connection.established", b"")]
+            if client.topics:
+                wish = {"type": "subscribe", "data": {"events": list(client.topics)}}
+                steps[-1] = (b"connection.established", text(json.dumps(wish).encode()))
+                steps.append((b"subscription.acknowledged", b""))
+            scripts.append(steps)
+        return scripts
+
+
+BRIDGE = Bridge("bridge", "this bridge", ("-m", "bridge.cli", "serve"))
+STOCK = Bridge("stock", "this bridge, stock nats-py", ("-m", "benchmarks.servers.stock_bridge"))

@@ -1,0 +1,34 @@
+"""Runs an ASGI application of a peer on uvicorn and prints its port."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import uvicorn
+
+
+def serve(app: Any, loop: str = "auto") -> None:
+    """Serve until the process is ended."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app,
+        loop=loop,
+        log_level="error",
+        backlog=4096,
+        ws_per_message_deflate=False,
+        ws_ping_interval=30,
+        ws_ping_timeout=60,
+    )
+    server = uvicorn.Server(config)
+
+    async def main() -> None:
+        running = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started and not running.done():
+            await asyncio.sleep(0.01)
+        print("ready", listener.getsockname()[1], flush=True)
+        await running
+
+    asyncio.run(main(), loop_factory=config.get_loop_factory())

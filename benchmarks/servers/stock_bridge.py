@@ -1,0 +1,80 @@
+"""The bridge on nats-py's stock parser: what handling messages in place is worth.
+
+``bridge.broker.ingest.install`` is replaced, so that the bridge's subscriptions are nats-py
+subscriptions with a callback each: nats-py's parser, its header parser, its queue and its task.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from bridge import cli
+from bridge.broker import ingest
+
+_deliver: dict[Client, ingest.Deliver] = {}
+_OFFSET = 1_000_000
+"""Added to the bridge's numbers, so that they don't meet those that nats-py gives out."""
+
+
+def _install(client: Client, deliver: ingest.Deliver) -> None:
+    _deliver[client] = deliver
+
+
+def _write(client: Client, operations: bytes) -> None:
+    """Turn SUB and UNSUB of the bridge's subscriptions into nats-py's; write the rest as it is."""
+    out = []
+    for line in operations.split(b"\r\n")[:-1]:
+        words = line.split()
+        if words[0] == b"SUB" and words[-1].startswith(b"i"):
+            number = _OFFSET + int(words[-1][1:])
+            _subscribe(client, words[1].decode(), words[-1], number)
+            line = b"SUB %s  %d" % (words[1], number)
+        elif words[0] == b"UNSUB":
+            number = _OFFSET + int(words[1][1:])
+            client._remove_sub(number)
+            line = b"UNSUB %d" % number
+        out.append(line + b"\r\n")
+    transport: Any = client._transport
+    transport.write(b"".join(out))
+
+
+def _subscribe(client: Client, subject: str, sid: bytes, number: int) -> None:
+    deliver = _deliver[client]
+
+    async def receive(message: Msg) -> None:
+        headers = message.headers
+        block = b""
+        if headers and "Nats-Sequence" in headers:
+            block = (
+                f"Nats-Stream: {headers['Nats-Stream']}\r\n"
+                f"Nats-Subject: {headers['Nats-Subject']}\r\n"
+                f"Nats-Sequence: {headers['Nats-Sequence']}\r\n"
+                f"Nats-Last-Sequence: {headers['Nats-Last-Sequence']}\r\n"
+            ).encode()
+        deliver(sid, message.subject.encode(), block, message.data)
+
+    subscription = Subscription(
+        client,
+        number,
+        subject,
+        cb=receive,
+        pending_msgs_limit=1_000_000,
+        pending_bytes_limit=1 << 30,
+    )
+    subscription._start(client._error_cb)
+    client._subs[number] = subscription
+
+
+def main() -> int:
+    """Run ``bridge serve``."""
+    ingest.install = _install
+    ingest.write = _write
+    return cli.main(["serve"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
