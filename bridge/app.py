@@ -22,6 +22,7 @@ from fastapi.responses import JSONResponse
 
 from bridge.broker.connection import Connection
 from bridge.broker.control import Control
+from bridge.broker.ingest import Receive
 from bridge.broker.interests import Interests
 from bridge.broker.streams import Stream
 from bridge.broker.topics import Topics
@@ -89,14 +90,12 @@ class Bridge:
         self._keys_due = 0.0
 
         # The way down: NATS → hub → outboxes.
-        self._connection: Final = Connection(
-            settings.bus,
-            f"bridge-{self._replica}",
-            lambda *message: self._interests.deliver(*message),
-        )
+        receivers: dict[bytes, Receive] = {}
+        self._connection: Final = Connection(settings.bus, f"bridge-{self._replica}", receivers)
         self._stream: Final = Stream(self._connection, settings.bus.stream, subjects)
         self._interests: Final = Interests(
             self._connection,
+            receivers,
             clock=loop.time,
             call_soon=loop.call_soon,
             linger=limits.linger,
@@ -113,7 +112,6 @@ class Bridge:
             self._flush,
             live_root=live,
             stream_header=f"Nats-Stream: {settings.bus.stream}\r\n".encode(),
-            cursor_prefix=lambda: self._stream.identity,
             reject=self._reject,
             max_size=limits.max_message_size,
         )
@@ -200,7 +198,7 @@ class Bridge:
         try:
             # 2. NATS, the stream, and what every replica is subscribed to.
             await self._connection.open()
-            await self._stream.ensure()
+            await self._find_stream()
             self._interests.hold(self._everybody, self._hub.everybody.receive)
             await self._confirmed()
             await self._control.listen(self._operations())
@@ -234,7 +232,9 @@ class Bridge:
         self._keeper.stop()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._tasks:
+            # With a deadline: nats-py's waits can lose a cancellation on Python 3.11.
+            await asyncio.wait(self._tasks, timeout=2)
         await self._connection.close()
 
     async def _drain_clients(self) -> None:
@@ -274,7 +274,11 @@ class Bridge:
 
     def _on_up(self) -> None:
         self._interests.on_up()
-        self._spawn(self._stream.ensure())
+        self._spawn(self._find_stream())
+
+    async def _find_stream(self) -> None:
+        await self._stream.ensure()
+        self._hub.stream_identity = self._stream.identity
 
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)

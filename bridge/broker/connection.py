@@ -33,7 +33,7 @@ class Nobody(BrokerUnavailable):
 class Connection:
     """The connection and its state. ``on_up`` and ``on_down`` are called on every change."""
 
-    def __init__(self, settings: BusSettings, name: str, deliver: ingest.Deliver) -> None:
+    def __init__(self, settings: BusSettings, name: str, receivers: ingest.Receivers) -> None:
         self._settings: Final = settings
         self._name: Final = name
         self._client: Final = Client()
@@ -41,7 +41,7 @@ class Connection:
         self._closing = False
         self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
-        ingest.install(self._client, deliver)
+        ingest.install(self._client, receivers)
 
     @property
     def is_up(self) -> bool:

@@ -13,7 +13,7 @@ Protocol: NATS client protocol, https://docs.nats.io/reference/reference-protoco
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from nats.aio.client import Client
@@ -24,8 +24,11 @@ from bridge.errors import BrokerError
 
 log = logging.getLogger(__name__)
 
-Deliver = Callable[[bytes, bytes, bytes, bytes], None]
-"""Takes subscription id, subject, header block (empty if there is none), payload."""
+Receive = Callable[[bytes, bytes, bytes], None]
+"""Takes subject, header block (empty if there is none), payload."""
+
+Receivers = Mapping[bytes, Receive]
+"""Who takes the messages of each subscription id, now; what is not in it is dropped."""
 
 OWN: Final = ord("i")
 MAX_CONTROL_LINE: Final = 64 * 1024
@@ -33,8 +36,7 @@ MAX_CONTROL_LINE: Final = 64 * 1024
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
 """nats-server's own upper bound of ``max_payload``."""
 
-_HMSG: Final = b"HMSG"
-_MESSAGES: Final = (b"MSG", _HMSG)
+_MESSAGES: Final = (b"HMSG", b"MSG")
 _CRLF: Final = b"\r\n"
 
 
@@ -58,8 +60,8 @@ class Latch(Protocol):
 class Ingest(Parser):
     """nats-py's parser with the bridge's messages taken out before it sees them."""
 
-    def __init__(self, client: Client, deliver: Deliver) -> None:
-        self._deliver = deliver
+    def __init__(self, client: Client, receivers: Receivers) -> None:
+        self._receivers = receivers
         super().__init__(client)
 
     def reset(self) -> None:
@@ -76,7 +78,7 @@ class Ingest(Parser):
                 return
             data = bytes(self._partial)
             self._partial = bytearray()
-        position, size, deliver = 0, len(data), self._deliver
+        position, size, receivers = 0, len(data), self._receivers
         self._needed = 0
         while position < size:
             line_end = data.find(_CRLF, position)
@@ -90,11 +92,12 @@ class Ingest(Parser):
             operation = words[0]
             if operation in _MESSAGES:
                 start = line_end + 2
-                sizes = 2 if operation == _HMSG else 1
-                if not 3 <= len(words) - sizes <= 4 or not b"".join(words[-sizes:]).isdigit():
+                headers = b"0" if operation == b"MSG" else words[-2]
+                total = words[-1]
+                count = len(words) if operation == b"MSG" else len(words) - 1
+                if not (4 <= count <= 5 and total.isdigit() and headers.isdigit()):
                     raise IngestError("a message has a malformed control line")
-                sid, length = words[2], int(words[-1])
-                header_length = int(words[-2]) if sizes == 2 else 0
+                sid, length, header_length = words[2], int(total), int(headers)
                 if not header_length <= length <= MAX_PAYLOAD:
                     raise IngestError("a message has an impossible length")
                 end = start + length
@@ -104,9 +107,11 @@ class Ingest(Parser):
                 if data[end : end + 2] != _CRLF:
                     raise IngestError("a message does not end where it says")
                 if sid[0] == OWN:
+                    receive = receivers.get(sid)
                     split = start + header_length
                     try:
-                        deliver(sid, words[1], data[start:split], data[split:end])
+                        if receive is not None:
+                            receive(words[1], data[start:split], data[split:end])
                     except Exception:
                         # A fault of ours with one event must not end nats-py's read loop, which
                         # would stop every client for good while it still looks connected.
@@ -143,9 +148,9 @@ class Ingest(Parser):
         self.nc._pings_outstanding = 0
 
 
-def install(client: Client, deliver: Deliver) -> None:
+def install(client: Client, receivers: Receivers) -> None:
     """Replace the parser of a client that is not connected yet."""
-    client._ps = Ingest(client, deliver)
+    client._ps = Ingest(client, receivers)
 
 
 def write(client: Client, operations: bytes) -> None:

@@ -15,10 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
-log = logging.getLogger(__name__)
+from bridge.broker.ingest import Receive
 
-Receive = Callable[[bytes, bytes, bytes], None]
-"""Takes subject, header block and payload of a message that came in on a unit."""
+log = logging.getLogger(__name__)
 
 Confirmed = Callable[[bool], None]
 """Called once: True when NATS has the interest, False when that took too long."""
@@ -38,12 +37,11 @@ class Wire(Protocol):
 class Unit:
     """One NATS subscription. ``lingers_until`` is set while nobody holds it."""
 
-    __slots__ = ("confirmed", "holders", "lingers_until", "receive", "sid", "subject")
+    __slots__ = ("confirmed", "holders", "lingers_until", "sid", "subject")
 
-    def __init__(self, sid: bytes, subject: str, receive: Receive) -> None:
+    def __init__(self, sid: bytes, subject: str) -> None:
         self.sid: Final = sid
         self.subject: Final = subject
-        self.receive = receive
         self.holders = 0
         self.confirmed = False
         self.lingers_until: float | None = None
@@ -72,14 +70,19 @@ class Interests:
     def __init__(
         self,
         wire: Wire,
+        receivers: dict[bytes, Receive],
         *,
         clock: Callable[[], float],
         call_soon: Callable[[Callable[[], None]], object],
         linger: float,
         patience: float,
     ) -> None:
-        """``linger`` and ``patience`` (the longest a confirmation may take) are seconds."""
+        """``receivers`` is what the ingest looks up, kept by this object alone.
+
+        ``linger`` and ``patience`` (the longest a confirmation may take) are seconds.
+        """
         self._wire: Final = wire
+        self._receivers: Final = receivers
         self._clock: Final = clock
         self._call_soon: Final = call_soon
         self._linger: Final = linger
@@ -100,12 +103,6 @@ class Interests:
         """What NATS has been asked for, in the order of asking."""
         return tuple(self._by_subject)
 
-    def deliver(self, sid: bytes, subject: bytes, headers: bytes, payload: bytes) -> None:
-        """Hand a message to its unit; one that was left meanwhile has no say any more."""
-        unit = self._units.get(sid)
-        if unit is not None:
-            unit.receive(subject, headers, payload)
-
     def hold(self, subject: str, receive: Receive) -> Unit:
         """Return the unit of this subject with one more holder; subscribe if it is the first.
 
@@ -113,7 +110,7 @@ class Interests:
         """
         unit = self._by_subject.get(subject)
         if unit is None:
-            unit = Unit(b"i%d" % self._next_sid, subject, receive)
+            unit = Unit(b"i%d" % self._next_sid, subject)
             self._next_sid += 1
             self._units[unit.sid] = self._by_subject[subject] = unit
             self._asked.units.append(unit)
@@ -122,7 +119,7 @@ class Interests:
             unit.lingers_until = None
             del self._lingering[unit.sid]
         unit.holders += 1
-        unit.receive = receive
+        self._receivers[unit.sid] = receive
         return unit
 
     def release(self, unit: Unit) -> None:
@@ -138,6 +135,7 @@ class Interests:
         for unit in gone:
             self._lingering.pop(unit.sid, None)
             del self._units[unit.sid]
+            del self._receivers[unit.sid]
             del self._by_subject[unit.subject]
         if gone:
             self._wire.write(b"".join(b"UNSUB %s\r\n" % unit.sid for unit in gone))

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from bridge.broker.interests import Interests, Receive, Unit
+from bridge.broker.ingest import Receive
+from bridge.broker.interests import Interests, Unit
 from schemas.patterns import ANY
 from schemas.subjects import Address, Audience, Root, Subjects
 

@@ -8,8 +8,7 @@ mistake.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +21,9 @@ from schemas.errors import EventError
 from schemas.patterns import ANY
 from schemas.subjects import MAX_ID_BYTES, Audience, is_token
 
+Types = Mapping[bytes, EventType]
+"""Event types by their name as it stands in a subject."""
+
 Reject = Callable[[bytes, bytes, EventError], None]
 """Takes the subject it was published to, payload, and why the event must not reach a client."""
 
@@ -30,7 +32,7 @@ MAX_SEQUENCE_DIGITS: Final = 20
 
 _SEQUENCE: Final = b"Nats-Sequence: "
 _SUBJECT: Final = b"Nats-Subject: "
-_PLAIN_RESOURCE: Final = re.compile(rb"[A-Za-z0-9_-]{1,%d}" % MAX_ID_BYTES).fullmatch
+_PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 
 @dataclass(slots=True)
@@ -52,20 +54,21 @@ class Hub:
         *,
         live_root: str,
         stream_header: bytes,
-        cursor_prefix: Callable[[], bytes],
         reject: Reject,
         max_size: int,
     ) -> None:
         """``live_root`` is the root's subject without a trailing dot. ``stream_header`` is the
-        header line of the stream whose sequences make cursors; ``cursor_prefix`` its identity.
+        header line of the stream whose sequences make cursors.
         """
+        self.stream_identity = b""
+        """What cursors begin with; while it is empty, events have none."""
         self.counts: Final = Counts()
         self.flush: Final = flush
         self._reject: Final = reject
         self._max_size: Final = max_size
         self._stream_header: Final = stream_header
-        self._cursor_prefix: Final = cursor_prefix
-        self._types: Final = {
+        # A dict for each audience, which its routes keep: hashing an Enum costs a call.
+        self._types: Final[dict[Audience, Types]] = {
             audience: {
                 name.encode(): found
                 for name in catalogue.types
@@ -75,7 +78,9 @@ class Hub:
         }
         self._known: Final = frozenset(name.encode() for name in catalogue.types)
         self._root_length: Final = len(live_root) + 1
-        self.everybody: Final = DirectRoute(self, Audience.ALL, self._root_length + len("all."))
+        self.everybody: Final = DirectRoute(
+            self, self._types[Audience.ALL], self._root_length + len("all.")
+        )
         self.users: Final[dict[str, DirectRoute]] = {}
         self.topics: Final[dict[str, TopicRoute]] = {}
 
@@ -84,7 +89,7 @@ class Hub:
         route = self.users.get(token)
         if route is None:
             skip = self._root_length + len("user.") + len(token) + 1
-            route = self.users[token] = DirectRoute(self, Audience.USER, skip)
+            route = self.users[token] = DirectRoute(self, self._types[Audience.USER], skip)
         route.holders += 1
         return route
 
@@ -100,19 +105,27 @@ class Hub:
         route = self.topics.get(event_type)
         if route is None:
             skip = self._root_length + len("topic.")
-            route = self.topics[event_type] = TopicRoute(self, skip)
+            route = self.topics[event_type] = TopicRoute(self, self._types[Audience.TOPIC], skip)
         return route
 
     def read(
-        self, audience: Audience, skip: int, subject: bytes, headers: bytes, payload: bytes
+        self, types: Types, skip: int, subject: bytes, headers: bytes, payload: bytes
     ) -> tuple[EventType, str, bytes] | None:
-        """Return type, resource token and frame of an event, or None after refusing it."""
+        """Return type, resource token and frame of an event, or None after refusing it.
+
+        ``types`` are those of the route's audience, ``skip`` is what of the subject stands before
+        the type.
+        """
         name, _, resource = subject[skip:].rpartition(b".")
-        event_type = self._types[audience].get(name)
+        event_type = types.get(name)
         try:
             if event_type is None:
                 raise self._unknown(name)
-            if not _PLAIN_RESOURCE(resource) and not is_token(resource.decode("utf-8", "replace")):
+            # What is left without the plain characters is nothing, for nearly every resource.
+            odd = resource.translate(None, _PLAIN)
+            if (odd or len(resource) > MAX_ID_BYTES) and not is_token(
+                resource.decode("utf-8", "replace")
+            ):
                 raise EventError(RejectReason.MALFORMED_SUBJECT, "the resource is no encoded id")
             if len(payload) > self._max_size:
                 raise EventError(RejectReason.TOO_LARGE, f"{len(payload)} bytes")
@@ -124,9 +137,9 @@ class Hub:
             return None
         self.counts.events += 1
         if headers and event_type.traits.durable:
-            at = headers.find(_SEQUENCE)
-            identity = self._cursor_prefix()
-            if at >= 0 and identity and self._stream_header in headers:
+            at = headers.rfind(_SEQUENCE)  # republish puts it near the end
+            identity = self.stream_identity
+            if at >= 0 and identity and headers.rfind(self._stream_header, 0, at) >= 0:
                 sequence = headers[at + len(_SEQUENCE) : headers.find(b"\r", at)]
                 # Anybody may write such a header; what goes into the JSON text is digits only.
                 if sequence.isdigit() and len(sequence) <= MAX_SEQUENCE_DIGITS:
@@ -150,11 +163,11 @@ class Hub:
 class DirectRoute:
     """Events that come without a subscription: one user's, or everybody's."""
 
-    __slots__ = ("_audience", "_hub", "_skip", "holders", "receivers")
+    __slots__ = ("_hub", "_skip", "_types", "holders", "receivers")
 
-    def __init__(self, hub: Hub, audience: Audience, skip: int) -> None:
+    def __init__(self, hub: Hub, types: Types, skip: int) -> None:
         self._hub = hub
-        self._audience = audience
+        self._types = types
         self._skip = skip
         self.holders = 0
         self.receivers: dict[Outbox, None] = {}
@@ -165,7 +178,7 @@ class DirectRoute:
         if not receivers:
             return
         hub = self._hub
-        event = hub.read(self._audience, self._skip, subject, headers, payload)
+        event = hub.read(self._types, self._skip, subject, headers, payload)
         if event is None:
             return
         event_type, resource, frame = event
@@ -190,10 +203,11 @@ class TopicRoute:
     resource to those who want just that. An outbox is never in both, so it gets one copy.
     """
 
-    __slots__ = ("_hub", "_skip", "every", "guarded", "single")
+    __slots__ = ("_hub", "_skip", "_types", "every", "guarded", "single")
 
-    def __init__(self, hub: Hub, skip: int) -> None:
+    def __init__(self, hub: Hub, types: Types, skip: int) -> None:
         self._hub = hub
+        self._types = types
         self._skip = skip
         self.every: dict[Outbox, frozenset[str]] = {}
         self.single: dict[str, dict[Outbox, None]] = {}
@@ -226,7 +240,7 @@ class TopicRoute:
         if not every and not single:
             return
         hub = self._hub
-        event = hub.read(Audience.TOPIC, self._skip, subject, headers, payload)
+        event = hub.read(self._types, self._skip, subject, headers, payload)
         if event is None:
             return
         _, resource, frame = event

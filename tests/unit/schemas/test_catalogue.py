@@ -81,12 +81,6 @@ def test_a_type_declared_twice_is_refused(write: Write) -> None:
         Catalogue.load([name])
 
 
-def test_a_module_named_twice_is_loaded_once() -> None:
-    """Naming the same module again adds nothing, which is said."""
-    with pytest.raises(CatalogueError, match="declares no event type"):
-        Catalogue.load([own_events.__name__, own_events.__name__])
-
-
 def test_a_missing_module_is_named() -> None:
     """A module that can't be found: a CatalogueError that names it."""
     with pytest.raises(CatalogueError, match="'no_such_module_here'"):

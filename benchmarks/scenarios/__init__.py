@@ -1,0 +1,17 @@
+"""The scenarios, in the order in which they run."""
+
+from __future__ import annotations
+
+from benchmarks.scenarios import fan_out, unicast
+from benchmarks.scenarios.base import Scenario
+
+ALL: dict[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (
+        fan_out.BURST,
+        fan_out.PACED,
+        unicast.UNICAST,
+        unicast.PACED_UNICAST,
+        fan_out.SIZES_SCENARIO,
+    )
+}

@@ -1,0 +1,182 @@
+"""One peer, freshly started with its clients connected, and what a workload costs it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from benchmarks.broker import Broker
+from benchmarks.load import Load
+from benchmarks.peers.base import Client, Peer, Server
+from benchmarks.peers.floor import Floor
+from benchmarks.processes import Process
+from benchmarks.publisher import Publisher
+from benchmarks.workload import Workload
+
+Metrics = dict[str, float]
+
+SETTLE = 0.05
+"""Seconds after the last delivery for the server to finish what it is about."""
+FLOOR_BATCH = 128
+"""Events that the floor writes at once when no bridge ran before it to learn this from."""
+
+
+class Trial:
+    """A context: everything is running inside it, and nothing after it."""
+
+    def __init__(
+        self,
+        peer: Peer,
+        clients: Sequence[Client],
+        *,
+        connected: int | None = None,
+        sample_every: int = 1,
+        batch: float | None = None,
+    ) -> None:
+        """``connected`` of the clients connect at the start, all of them without it. ``batch`` is
+        for the floor: how many events one write of the bridge carried.
+        """
+        self.peer = peer
+        self._clients = clients
+        self._connected = len(clients) if connected is None else connected
+        self._sample_every = sample_every
+        self._batch = max(1, round(batch)) if batch else FLOOR_BATCH
+        self._broker: Broker | None = None
+        self._server: Server | None = None
+        self._load: Load | None = None
+        self._publisher: Publisher | None = None
+        self.connects_per_second = 0.0
+
+    def __enter__(self) -> Self:
+        try:
+            self._start()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stop()
+
+    def _start(self) -> None:
+        self._broker = Broker()
+        self._server = self.peer.start(self._broker)
+        self._load = Load(
+            self._server.port,
+            self.peer.scripts(self._clients),
+            marks=self.peer.marks,
+            sample_every=self._sample_every,
+        )
+        self._publisher = Publisher(self._broker.port)
+        if self._is_floor:
+            self.server.tell(f"serve {self._connected}")
+        if self._connected:
+            self.connects_per_second = self._load.connect(self._connected)
+        if self._is_floor:
+            self.server.answer(30)
+
+    def _stop(self) -> None:
+        for each in (self._load, self._server, self._broker):
+            if each is not None:
+                each.stop()
+        if self._publisher is not None:
+            self._publisher.close()
+
+    @property
+    def _is_floor(self) -> bool:
+        return isinstance(self.peer, Floor)
+
+    @property
+    def server(self) -> Process:
+        """The process whose cost is measured: for nats-server's WebSocket, the broker."""
+        assert self._server is not None
+        return self._server.process or self.broker
+
+    @property
+    def broker(self) -> Process:
+        """The broker's process."""
+        assert self._broker is not None
+        return self._broker.process
+
+    @property
+    def load(self) -> Load:
+        """The load client."""
+        assert self._load is not None
+        return self._load
+
+    @property
+    def publisher(self) -> Publisher:
+        """The publisher's connection."""
+        assert self._publisher is not None
+        return self._publisher
+
+    def measure(self, workload: Workload, *, warm_up: Workload | None = None) -> Metrics:
+        """Send a workload and return its cost; raises :class:`RuntimeError` if something is lost.
+
+        The warm-up is sent before, and not counted: it gives compilers at run time their chance.
+        """
+        if warm_up is not None:
+            self.load.reset()
+            self._send(warm_up)
+            time.sleep(SETTLE)
+        self.load.reset()
+        segments = self.load.report()["segments"]
+        cpu = self._cpu()
+        began = time.monotonic_ns()
+        told, got = self._send(workload)
+        ended = time.monotonic_ns()
+        load_cpu = self._cpu()["load"] - cpu["load"]
+        time.sleep(SETTLE)
+        spent = {name: now - cpu[name] for name, now in self._cpu().items()}
+        report = self.load.report()
+        writes = report["segments"] - segments
+        seconds = (got["last"] - began) / 1e9
+        metrics: Metrics = {
+            "deliveries": got["messages"],
+            "cpu_us": spent["server"] / got["messages"] * 1e6,
+            "per_second": got["messages"] / seconds,
+            "load_share": load_cpu / ((ended - began) / 1e9),
+            "segments_per_delivery": writes / got["messages"],
+        }
+        if workload.fan_out:
+            metrics["batch"] = workload.deliveries / max(1, writes)
+        if not self._is_floor and self.server is not self.broker:
+            metrics["broker_cpu_us"] = spent["broker"] / got["messages"] * 1e6
+        if workload.interval:
+            metrics["server_share"] = spent["server"] / seconds
+            if report["samples"]:
+                for name in ("p50", "p99", "p999"):
+                    metrics[f"{name}_ms"] = report[name] / 1e6
+            metrics |= told
+        return metrics
+
+    def _send(self, workload: Workload) -> tuple[Metrics, dict[str, int]]:
+        told: Metrics = {}
+        if self._is_floor:
+            said = workload.write(self.server, self._batch)
+            if workload.interval:
+                told = {"round_p50_ms": said["p50"] / 1e6, "round_p99_ms": said["p99"] / 1e6}
+        else:
+            told = {"publisher_late_ms": workload.publish(self.publisher) * 1e3}
+        got = self.load.wait(workload.deliveries, workload.deadline)
+        if got["messages"] < workload.deliveries:
+            report = self.load.report()
+            raise RuntimeError(
+                f"{got['messages']} of {workload.deliveries} deliveries came, "
+                f"{report['closed']} connections were closed (code {report['close_code']})"
+            )
+        return told, got
+
+    def _cpu(self) -> dict[str, float]:
+        return {
+            "server": self.server.cpu,
+            "broker": self.broker.cpu,
+            "load": self.load.process.cpu + time.process_time(),
+        }

@@ -1,0 +1,49 @@
+"""What is sent in a measurement: the events, how fast, and how many deliveries they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.events import Message
+from benchmarks.processes import Process
+from benchmarks.publisher import Publisher
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """``interval`` is the seconds between two events, 0 for all at once.
+
+    ``fan_out`` says whether each event goes to every connection, else to one of them; the floor,
+    which has no broker to ask, needs to be told.
+    """
+
+    messages: Sequence[Message]
+    deliveries: int
+    size: int
+    interval: float = 0.0
+    fan_out: bool = True
+
+    @property
+    def deadline(self) -> float:
+        """Seconds after which a peer that has not delivered everything has failed."""
+        return 15 + self.interval * len(self.messages) + self.deliveries * 150e-6
+
+    def publish(self, publisher: Publisher) -> float:
+        """Send it through the broker; return the longest that the publisher was late, in seconds."""
+        if self.interval:
+            return publisher.paced(self.messages, self.interval)
+        publisher.burst(self.messages)
+        return 0.0
+
+    def write(self, floor: Process, batch: int) -> dict[str, float]:
+        """Have the floor write the same; return what it says of its own times."""
+        floor.ask(f"frame {self.size}")
+        events, nanoseconds = len(self.messages), int(self.interval * 1e9)
+        if not self.fan_out:
+            command = f"spread {events} {nanoseconds}"
+        elif self.interval:
+            command = f"rounds {events} {nanoseconds}"
+        else:
+            command = f"burst {events} {batch}"
+        return floor.ask(command, self.deadline)

@@ -1,0 +1,191 @@
+"""The ingest parser's corners, one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from bridge.broker import ingest
+from bridge.broker.ingest import MAX_PAYLOAD, IngestError
+from bridge.errors import BrokerError
+from tests.support.nats_client import ScriptedClient, feed, run, scripted
+
+
+def test_an_own_message_goes_to_the_bridge() -> None:
+    """Subscription id, subject, no headers, payload; a reply subject is of no interest."""
+    client, parser = scripted()
+    feed(parser, b"MSG live.all.a.b.- i7 3\r\nabc\r\nMSG a i7 reply.to 1\r\nx\r\n")
+    assert client.calls == [
+        ("own", b"i7", b"live.all.a.b.-", b"", b"abc"),
+        ("own", b"i7", b"a", b"", b"x"),
+    ]
+
+
+def test_headers_come_apart_from_the_payload() -> None:
+    """The header block is handed over as it stands, and the payload behind it."""
+    client, parser = scripted()
+    block = b"NATS/1.0\r\nA: 1\r\n\r\n"
+    feed(parser, b"HMSG a i1 %d %d\r\n%b{}\r\n" % (len(block), len(block) + 2, block))
+    assert client.calls == [("own", b"i1", b"a", block, b"{}")]
+
+
+def test_headers_without_a_payload() -> None:
+    """A message of headers alone has an empty payload."""
+    client, parser = scripted()
+    block = b"NATS/1.0 503\r\n\r\n"
+    feed(parser, b"HMSG a i1 %d %d\r\n%b\r\n" % (len(block), len(block), block))
+    assert client.calls == [("own", b"i1", b"a", block, b"")]
+
+
+def test_an_empty_payload() -> None:
+    """A message of no bytes is a message."""
+    client, parser = scripted()
+    feed(parser, b"MSG a i1 0\r\n\r\nMSG b 2 0\r\n\r\nPING\r\n")
+    assert client.calls == [
+        ("own", b"i1", b"a", b"", b""),
+        ("nats", 2, b"b", b"", b"", None),
+        ("ping",),
+    ]
+
+
+def test_protocol_text_in_a_payload_is_payload() -> None:
+    """What looks like an operation inside a message is not read as one."""
+    client, parser = scripted(pongs=1)
+    payload = b"PING\r\nPONG\r\nMSG x i2 0\r\n\r\n-ERR 'x'\r\n"
+    feed(parser, b"MSG a i1 %d\r\n%b\r\n" % (len(payload), payload))
+    assert client.calls == [("own", b"i1", b"a", b"", payload)]
+
+
+def test_nats_pys_messages_go_to_nats_py() -> None:
+    """Numbers are its subscription ids: requests, control and JetStream go its own way."""
+    client, parser = scripted()
+    feed(parser, b"MSG _INBOX.x 3 answer.to 2\r\nhi\r\n")
+    assert client.calls == [("nats", 3, b"_INBOX.x", b"answer.to", b"hi", None)]
+
+
+def test_a_fault_with_one_message_is_logged_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever handles a message may fail: the next ones come, in the same read and after."""
+    got: list[bytes] = []
+
+    def receive(subject: bytes, headers: bytes, payload: bytes) -> None:
+        if payload == b"bad":
+            raise RuntimeError("a fault")
+        got.append(payload)
+
+    client, parser = scripted(receivers={b"i1": receive})
+    with caplog.at_level(logging.ERROR):
+        feed(
+            parser,
+            b"MSG a i1 1\r\n1\r\nMSG a i1 3\r\nbad\r\nMSG a i1 1\r\n2\r\nPING\r\nMSG a i",
+            b"1 3\r\nbad\r\nMSG a i1 1\r\n3\r\n",
+        )
+    assert got == [b"1", b"2", b"3"]
+    assert client.calls == [("ping",)]
+    assert len(caplog.records) == 2
+
+
+def test_a_subscription_that_was_left_has_no_say() -> None:
+    """A message of an id that nobody receives any more is dropped; the next one is read."""
+    got: list[bytes] = []
+    receivers = {b"i2": lambda subject, headers, payload: got.append(payload)}
+    client, parser = scripted(receivers=receivers)
+    feed(parser, b"MSG a i1 1\r\n1\r\nMSG a i2 1\r\n2\r\n")
+    del receivers[b"i2"]
+    feed(parser, b"MSG a i2 1\r\n3\r\nPING\r\n")
+    assert got == [b"2"]
+    assert client.calls == [("ping",)]
+
+
+async def test_a_pong_for_a_waiter_that_gave_up_is_no_fault() -> None:
+    """A round trip that ran out of time leaves its future: its PONG, and the next, are read."""
+    client, parser = scripted()
+    loop = asyncio.get_running_loop()
+    gone, there = loop.create_future(), loop.create_future()
+    client.waiting.extend((gone, there))
+    gone.cancel()
+    await parser.parse(b"PONG\r\nPONG\r\n")
+    assert there.result() is True
+    assert gone.cancelled()
+    assert client.waiting == []
+
+
+async def test_a_pong_that_nobody_waits_for_is_counted() -> None:
+    """More PONGs than PINGs do no harm."""
+    client, parser = scripted()
+    await parser.parse(b"PONG\r\n")
+    assert client.pongs == 1
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\r\n",
+        b"   \r\n",
+        b"FOO\r\n",
+        b"ping\r\n",
+        b"PING now\r\n",
+        b"MSG\r\n",
+        b"MSG a\r\n",
+        b"MSG a i1\r\n",
+        b"MSG a i1 x\r\n",
+        b"MSG a i1 -1\r\n",
+        b"MSG a i1 r s 3\r\nabc\r\n",
+        b"MSG a i1 1_0\r\n0123456789\r\n",
+        b"MSG a i1 +3\r\nabc\r\n",
+        b"MSG a i1 3\r\nabcd\r\n",
+        b"MSG a i1 %d\r\n" % (MAX_PAYLOAD + 1),
+        b"MSG a x1 3\r\nabc\r\n",
+        b"HMSG\r\n",
+        b"HMSG 3\r\n",
+        b"HMSG a i1 3\r\nabc\r\n",
+        b"HMSG a i1 4 3\r\nabc\r\n",
+        b"HMSG a 1 3\r\nabc\r\n",
+        b"HMSG a i1 -1 3\r\nabc\r\n",
+        b"INFO {bad\r\n",
+        b"INFO\r\n",
+        b"-ERR \r\n",
+        b"-ERR '\xff'\r\n",
+    ],
+)
+def test_what_is_no_protocol_is_refused(data: bytes) -> None:
+    """Each is an IngestError, which nats-py takes for a reason to reconnect."""
+    parser = scripted()[1]
+    with pytest.raises(IngestError):
+        run(parser.parse(data))
+
+
+def test_the_error_says_what_is_wrong() -> None:
+    """It is the bridge's and nats-py's own kind, and its words reach a log."""
+    parser = scripted()[1]
+    with pytest.raises(BrokerError, match="line"):
+        run(parser.parse(b"MSG a i1 x\r\n"))
+
+
+def test_a_reset_forgets_half_a_message() -> None:
+    """What was half read when the connection broke is gone; the new connection starts clean."""
+    client, parser = scripted()
+    feed(parser, b"MSG a i1 100\r\nhalf of it")
+    parser.reset()
+    feed(parser, b"MSG a i1 2\r\nok\r\n")
+    assert client.calls == [("own", b"i1", b"a", b"", b"ok")]
+
+
+async def test_operations_are_written_at_once_and_in_order() -> None:
+    """``write`` goes past nats-py's queue, straight to its transport."""
+    written: list[bytes] = []
+
+    class Transport:
+        def write(self, data: bytes) -> None:
+            written.append(data)
+
+    client = ScriptedClient()
+    client._transport = Transport()  # type: ignore[attr-defined]  # nats-py's own name
+    ingest.write(client, b"SUB a  i1\r\n")  # type: ignore[arg-type]
+    waiter = asyncio.get_running_loop().create_future()
+    ingest.await_pong(client, waiter)  # type: ignore[arg-type]
+    assert written == [b"SUB a  i1\r\n"]
+    assert client.waiting == [waiter]
