@@ -15,6 +15,7 @@ from benchmarks.peers.base import Peer
 from benchmarks.processes import ProcessError
 from benchmarks.scenarios.base import Context, Scenario
 from benchmarks.trial import Metrics
+from benchmarks.workload import Shape
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +60,20 @@ def _round(
     scenario: Scenario, variant: str, at: int, ready: Sequence[Peer], quick: bool
 ) -> list[Measurement]:
     found = []
-    batch: float | None = None
+    shape: Shape | None = None
     taking_part = [peer for peer in ready if peer.name in scenario.peers]
     for peer in sorted(taking_part, key=lambda peer: scenario.peers.index(peer.name)):
         place = (scenario.name, variant, peer.name, at)
         title = f"{scenario.name} {variant}".strip()
         began = time.monotonic()
         try:
-            metrics = scenario.run(peer, Context(quick, variant, batch))
+            metrics = scenario.run(peer, Context(quick, variant, shape))
         except (ProcessError, RuntimeError, OSError) as problem:
             note(f"{title}, round {at + 1}: {peer.label}: FAILED: {problem}")
             found.append(Measurement(*place, problem=str(problem)))
             continue
-        if peer.name == "bridge":
-            batch = metrics.get("batch")
+        if peer.name == "bridge" and "wire_bytes" in metrics:
+            shape = Shape.of(metrics)
         found.append(Measurement(*place, metrics))
         shown = "  ".join(
             f"{name} {metrics[name]:,.3g}" for name in scenario.columns if name in metrics

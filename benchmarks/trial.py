@@ -13,14 +13,12 @@ from benchmarks.peers.base import Client, Peer, Server
 from benchmarks.peers.floor import Floor
 from benchmarks.processes import Process
 from benchmarks.publisher import Publisher
-from benchmarks.workload import Workload
+from benchmarks.workload import Shape, Workload
 
 Metrics = dict[str, float]
 
 SETTLE = 0.05
 """Seconds after the last delivery for the server to finish what it is about."""
-FLOOR_BATCH = 128
-"""Events that the floor writes at once when no bridge ran before it to learn this from."""
 
 
 class Trial:
@@ -33,16 +31,16 @@ class Trial:
         *,
         connected: int | None = None,
         sample_every: int = 1,
-        batch: float | None = None,
+        shape: Shape | None = None,
     ) -> None:
-        """``connected`` of the clients connect at the start, all of them without it. ``batch`` is
-        for the floor: how many events one write of the bridge carried.
+        """``connected`` of the clients connect at the start, all of them without it. ``shape`` is
+        what the floor has to write.
         """
         self.peer = peer
         self._clients = clients
         self._connected = len(clients) if connected is None else connected
         self._sample_every = sample_every
-        self._batch = max(1, round(batch)) if batch else FLOOR_BATCH
+        self._shape = shape or Shape()
         self._broker: Broker | None = None
         self._server: Server | None = None
         self._load: Load | None = None
@@ -143,7 +141,7 @@ class Trial:
             "cpu_us": spent["server"] / got["messages"] * 1e6,
             "per_second": got["messages"] / seconds,
             "load_share": load_cpu / ((ended - began) / 1e9),
-            "segments_per_delivery": writes / got["messages"],
+            "wire_bytes": report["bytes"] / got["messages"],
         }
         if workload.fan_out:
             metrics["batch"] = workload.deliveries / max(1, writes)
@@ -160,7 +158,7 @@ class Trial:
     def _send(self, workload: Workload) -> tuple[Metrics, dict[str, int]]:
         told: Metrics = {}
         if self._is_floor:
-            said = workload.write(self.server, self._batch)
+            said = workload.write(self.server, self._shape)
             if workload.interval:
                 told = {"round_p50_ms": said["p50"] / 1e6, "round_p99_ms": said["p99"] / 1e6}
         else:

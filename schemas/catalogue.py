@@ -103,8 +103,10 @@ class Catalogue:
         for name in modules:
             try:
                 module = importlib.import_module(name)
-            except ImportError as error:
-                raise CatalogueError(f"catalogue module {name!r}: {error}") from error
+            except Exception as error:
+                # It is the owner's code: whatever it raises, the message names the module.
+                told = f"{type(error).__name__}: {error}"
+                raise CatalogueError(f"catalogue module {name!r}: {told}") from error
             found = [model for model in declared(module) if model not in models]
             if not found:
                 raise CatalogueError(f"catalogue module {name!r} declares no event type")

@@ -113,6 +113,8 @@ def event(
         fields: dict[str, Any] = model.model_fields
         if resource is not None and resource not in fields:
             raise CatalogueError(f"{event_type}: {model.__name__} has no field {resource!r}")
+        if resource is not None and fields[resource].annotation is not str:
+            raise CatalogueError(f"{event_type}: the resource {resource!r} must be a str")
         model.traits = Traits(event_type, resource, durable, chosen, audiences, admin_only, version)
         return model
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from benchmarks.peers.base import Peer
 from benchmarks.trial import Metrics
+from benchmarks.workload import Shape
 
 SIZE = 256
 """Bytes of an event where a scenario says nothing else."""
@@ -18,8 +19,8 @@ class Context:
 
     quick: bool
     variant: str
-    batch: float | None = None
-    """Events that one write of the bridge carried in this round, for the floor."""
+    shape: Shape | None = None
+    """How the bridge wrote in this round, for the floor."""
 
     def scaled(self, full: int, quick: int) -> int:
         """Pick a size."""

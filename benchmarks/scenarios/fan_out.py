@@ -29,14 +29,14 @@ def to_all(mint: Mint, events: int, count: int, *, size: int = SIZE, rate: int =
 def _burst(peer: Peer, context: Context) -> Metrics:
     mint, events = Mint(), context.scaled(2000, 1000)
     warm_up = to_all(mint, 200, SUBSCRIBERS)
-    with Trial(peer, subscribers(SUBSCRIBERS), sample_every=25, batch=context.batch) as trial:
+    with Trial(peer, subscribers(SUBSCRIBERS), sample_every=25, shape=context.shape) as trial:
         return trial.measure(to_all(mint, events, SUBSCRIBERS), warm_up=warm_up)
 
 
 def _paced(peer: Peer, context: Context) -> Metrics:
     mint, rate = Mint(), 100
     warm_up = to_all(mint, rate, SUBSCRIBERS, rate=rate)
-    with Trial(peer, subscribers(SUBSCRIBERS), sample_every=5) as trial:
+    with Trial(peer, subscribers(SUBSCRIBERS), sample_every=5, shape=context.shape) as trial:
         workload = to_all(mint, rate * context.scaled(10, 3), SUBSCRIBERS, rate=rate)
         return trial.measure(workload, warm_up=warm_up)
 
@@ -46,7 +46,7 @@ def _sizes(peer: Peer, context: Context) -> Metrics:
     size = int(number) * (1024 if unit == "KiB" else 1) + ENVELOPE
     mint, events = Mint(), SIZES[context.variant] // context.scaled(1, 2)
     warm_up = to_all(mint, events // 5, SUBSCRIBERS, size=size)
-    with Trial(peer, subscribers(SUBSCRIBERS), sample_every=25, batch=context.batch) as trial:
+    with Trial(peer, subscribers(SUBSCRIBERS), sample_every=25, shape=context.shape) as trial:
         return trial.measure(to_all(mint, events, SUBSCRIBERS, size=size), warm_up=warm_up)
 
 

@@ -22,7 +22,8 @@ def _unicast(peer: Peer, context: Context) -> Metrics:
     mint, users = Mint(), 500
     warm_up = to_users(mint, 5000, users)
     workload = to_users(mint, context.scaled(200_000, 40_000), users)
-    with Trial(peer, [Client(f"u{at}") for at in range(users)], sample_every=25) as trial:
+    clients = [Client(f"u{at}") for at in range(users)]
+    with Trial(peer, clients, sample_every=25, shape=context.shape) as trial:
         return trial.measure(workload, warm_up=warm_up)
 
 
@@ -30,7 +31,8 @@ def _paced(peer: Peer, context: Context) -> Metrics:
     mint, users, rate = Mint(), 2000, 6000
     warm_up = to_users(mint, rate, users, rate=rate)
     workload = to_users(mint, rate * context.scaled(10, 3), users, rate=rate)
-    with Trial(peer, [Client(f"u{at}") for at in range(users)]) as trial:
+    clients = [Client(f"u{at}") for at in range(users)]
+    with Trial(peer, clients, shape=context.shape) as trial:
         return trial.measure(workload, warm_up=warm_up)
 
 

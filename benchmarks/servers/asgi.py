@@ -31,4 +31,5 @@ def serve(app: Any, loop: str = "auto") -> None:
         print("ready", listener.getsockname()[1], flush=True)
         await running
 
-    asyncio.run(main(), loop_factory=config.get_loop_factory())
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(main())
