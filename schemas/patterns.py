@@ -37,7 +37,7 @@ class Pattern:
             raise PatternError("a pattern has 1 to 320 characters")
         tokens = text.split(".")
         if tokens[-1] == ">":
-            tokens[-1:] = [ANY] * (4 - len(tokens))
+            tokens[-1:] = [ANY] * max(1, 4 - len(tokens))
         if not 1 <= len(tokens) <= 3:
             raise PatternError("a pattern is <domain>.<action>[.<resource>]")
         tokens += [ANY] * (3 - len(tokens))

@@ -162,7 +162,8 @@ class Subjects:
         event_type = f"{domain}.{action}"
         if not is_event_type(event_type):
             raise SubjectError("the subject has no <domain>.<action>")
-        if not is_token(resource) or (audience is Audience.USER and not is_token(user)):
+        named = audience is not Audience.USER or (user != NO_RESOURCE and is_token(user))
+        if not is_token(resource) or not named:
             raise SubjectError("the subject has a token that is not the encoding of an id")
         return Address(audience, event_type, resource, user)
 

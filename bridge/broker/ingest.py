@@ -35,6 +35,7 @@ MAX_CONTROL_LINE: Final = 64 * 1024
 """An operation without its line end after this many bytes is no protocol; INFO is the longest."""
 MAX_PAYLOAD: Final = 64 * 1024 * 1024
 """nats-server's own upper bound of ``max_payload``."""
+MAX_DIGITS: Final = 8
 
 _MESSAGES: Final = (b"HMSG", b"MSG")
 _CRLF: Final = b"\r\n"
@@ -97,6 +98,8 @@ class Ingest(Parser):
                 count = len(words) if operation == b"MSG" else len(words) - 1
                 if not (4 <= count <= 5 and total.isdigit() and headers.isdigit()):
                     raise IngestError("a message has a malformed control line")
+                if len(total) > MAX_DIGITS or len(headers) > MAX_DIGITS:
+                    raise IngestError("a message has an impossible length")
                 sid, length, header_length = words[2], int(total), int(headers)
                 if not header_length <= length <= MAX_PAYLOAD:
                     raise IngestError("a message has an impossible length")
