@@ -33,27 +33,18 @@ class Load:
         command = [binary] if binary else [sys.executable, "-m", "benchmarks.load_fallback"]
         arguments = [str(port), "marks" if marks else "frames", str(sample_every), file.name]
         self.process = Process([*command, *arguments], core=LOAD_CORE)
+        self._connected = 0
 
     def connect(self, to: int, *, window: int = HANDSHAKE_WINDOW, deadline: float = 120) -> float:
         """Open connections up to number ``to``; return how many came ready a second."""
-        self.start_connecting(to, window=window, deadline=deadline)
-        return self.connected(deadline)
+        return self.start_connecting(to, window=window, deadline=deadline).finish()
 
-    def start_connecting(self, to: int, *, window: int, deadline: float) -> None:
+    def start_connecting(self, to: int, *, window: int, deadline: float) -> Storm:
         """Begin to open connections, and return at once."""
-        self._before = getattr(self, "_after", 0)
-        self._after = to
+        storm = Storm(self.process, to - self._connected, to, deadline)
+        self._connected = to
         self.process.tell(f"connect {to} {window} {int(deadline * 1000)}")
-
-    def connected(self, deadline: float) -> float:
-        """Wait for the end of what :meth:`start_connecting` began."""
-        answer = self.process.answer(deadline + 10)
-        if answer["failed"] or answer["ready"] != self._after:
-            raise RuntimeError(
-                f"{answer['ready']} of {self._after} connections are ready, "
-                f"{answer['failed']} failed"
-            )
-        return (self._after - self._before) / (answer["ns"] / 1e9)
+        return storm
 
     def reset(self) -> None:
         """Forget what was counted."""
@@ -71,6 +62,30 @@ class Load:
         """End it; safe to call twice."""
         self.process.stop()
         self._script.unlink(missing_ok=True)
+
+
+class Storm:
+    """Connections being opened. Nothing else may be asked of the client until it is over."""
+
+    def __init__(self, process: Process, count: int, target: int, deadline: float) -> None:
+        self._process = process
+        self._count = count
+        self._target = target
+        self._deadline = deadline
+
+    def is_over(self) -> bool:
+        """Whether all are ready, or it took too long; does not wait."""
+        return self._process.has_line()
+
+    def finish(self) -> float:
+        """Wait for the end; return how many came ready a second."""
+        answer = self._process.answer(self._deadline + 10)
+        if answer["failed"] or answer["ready"] != self._target:
+            raise RuntimeError(
+                f"{answer['ready']} of {self._target} connections are ready, "
+                f"{answer['failed']} failed"
+            )
+        return self._count / (answer["ns"] / 1e9)
 
 
 def _packed(scripts: Sequence[Script]) -> bytes:

@@ -97,6 +97,10 @@ class Process:
             if found:
                 return found
 
+    def has_line(self) -> bool:
+        """Whether it has said something that was not read yet; does not wait."""
+        return bool(self._pending) or bool(select.select([self._output], [], [], 0)[0])
+
     def tell(self, line: str) -> None:
         """Write one line to its input."""
         assert self._process.stdin is not None

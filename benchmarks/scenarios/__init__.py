@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.scenarios import fan_out, unicast
+from benchmarks.scenarios import connections, fan_out, growth, mixed, unicast
 from benchmarks.scenarios.base import Scenario
 
 ALL: dict[str, Scenario] = {
@@ -13,5 +13,10 @@ ALL: dict[str, Scenario] = {
         unicast.UNICAST,
         unicast.PACED_UNICAST,
         fan_out.SIZES_SCENARIO,
+        mixed.MIXED,
+        growth.GROWTH,
+        connections.MEMORY,
+        connections.STORM,
+        connections.IDLE,
     )
 }

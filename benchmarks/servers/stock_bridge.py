@@ -15,13 +15,13 @@ from nats.aio.subscription import Subscription
 from bridge import cli
 from bridge.broker import ingest
 
-_deliver: dict[Client, ingest.Deliver] = {}
+_receivers: dict[Client, ingest.Receivers] = {}
 _OFFSET = 1_000_000
 """Added to the bridge's numbers, so that they don't meet those that nats-py gives out."""
 
 
-def _install(client: Client, deliver: ingest.Deliver) -> None:
-    _deliver[client] = deliver
+def _install(client: Client, receivers: ingest.Receivers) -> None:
+    _receivers[client] = receivers
 
 
 def _write(client: Client, operations: bytes) -> None:
@@ -43,9 +43,12 @@ def _write(client: Client, operations: bytes) -> None:
 
 
 def _subscribe(client: Client, subject: str, sid: bytes, number: int) -> None:
-    deliver = _deliver[client]
+    receivers = _receivers[client]
 
     async def receive(message: Msg) -> None:
+        deliver = receivers.get(sid)
+        if deliver is None:
+            return
         headers = message.headers
         block = b""
         if headers and "Nats-Sequence" in headers:
@@ -55,7 +58,7 @@ def _subscribe(client: Client, subject: str, sid: bytes, number: int) -> None:
                 f"Nats-Sequence: {headers['Nats-Sequence']}\r\n"
                 f"Nats-Last-Sequence: {headers['Nats-Last-Sequence']}\r\n"
             ).encode()
-        deliver(sid, message.subject.encode(), block, message.data)
+        deliver(message.subject.encode(), block, message.data)
 
     subscription = Subscription(
         client,

@@ -75,7 +75,7 @@ def message(
     }
     try:
         payload = json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode()
-        resource = kind.check(payload).data.resource_token
+        resource = kind.read(payload).data.resource_token
         address = Address(audience, kind.name, resource, encode_id(user) if user else "")
     except UnicodeEncodeError:
         raise CommandError("the data holds text that UTF-8 can't encode") from None

@@ -87,7 +87,7 @@ async def test_a_durable_event_is_stored_acknowledged_and_republished(
     assert message.headers["Nats-Sequence"] == "1"
     assert message.headers["Nats-Msg-Id"] == receipt.id
     assert message.headers["Bridge-Schema"] == "upload.completed@1"
-    event = CATALOGUE.get("upload.completed").check(message.data)  # type: ignore[union-attr]
+    event = CATALOGUE.get("upload.completed").read(message.data)  # type: ignore[union-attr]
     assert (event.id, event.source) == (receipt.id, "upload-service")
 
 

@@ -6,9 +6,11 @@ look for what must not be there.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -167,6 +170,20 @@ class BridgeProcess(OutputProcess):
         return int(self.url.rpartition(":")[2])
 
 
+def delete_stream(nats_url: str, name: str) -> None:
+    """Give back what a bridge's stream has reserved of a broker that many tests share."""
+    place = urlsplit(nats_url)
+    with (
+        contextlib.suppress(OSError),  # a test may have stopped its broker for good
+        socket.create_connection((place.hostname, place.port), 5) as connection,
+    ):
+        request = f"PUB $JS.API.STREAM.DELETE.{name} 0\r\n\r\nPING\r\n"
+        connection.sendall(b'CONNECT {"verbose":false}\r\n' + request.encode())
+        answer = b""
+        while b"PONG" not in answer and (chunk := connection.recv(4096)):
+            answer += chunk
+
+
 def finish(bridges: Sequence[BridgeProcess]) -> None:
     """Stop bridges, all at once, and check what holds for every end of every test.
 
@@ -179,6 +196,7 @@ def finish(bridges: Sequence[BridgeProcess]) -> None:
     for bridge in running:
         assert bridge.wait() == 0, bridge.output
     for bridge in bridges:
+        delete_stream(bridge.nats_url, bridge.settings["BRIDGE_STREAM"])
         assert not NEVER.search(bridge.output), bridge.output
 
 

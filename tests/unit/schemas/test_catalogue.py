@@ -46,7 +46,7 @@ def test_a_module_of_ones_own_adds_its_types() -> None:
         b'{"type":"invoice.paid","id":"1","timestamp":"2026-01-01T00:00:00Z",'
         b'"data":{"invoice_id":"9","amount_cents":1}}'
     )
-    assert paid.check(text).data == InvoicePaid(invoice_id="9", amount_cents=1)
+    assert paid.read(text).data == InvoicePaid(invoice_id="9", amount_cents=1)
 
 
 def test_a_type_is_known_only_where_its_module_is_named() -> None:

@@ -1,0 +1,281 @@
+"""Interests: counted, confirmed by one PING for all that wait, lingering, and asked for again."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from bridge.broker.interests import Interests
+from tests.support.scripted_nats import ScriptedNats, Turns
+
+LINGER, PATIENCE = 5.0, 3.0
+
+
+class Scene:
+    """Interests on a scripted server, and what they said."""
+
+    def __init__(self) -> None:
+        self.nats = ScriptedNats()
+        self.turns = Turns()
+        self.interests = Interests(
+            self.nats,
+            self.nats.receivers,
+            clock=self.nats.clock,
+            call_soon=self.turns.call_soon,
+            linger=LINGER,
+            patience=PATIENCE,
+        )
+        self.told: list[bool] = []
+        self.got: list[bytes] = []
+
+    def receive(self, subject: bytes, headers: bytes, payload: bytes) -> None:
+        self.got.append(payload)
+
+    def settle(self) -> None:
+        """End the iteration and let the server answer everything."""
+        self.turns.run()
+        self.nats.answer()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass and tick once."""
+        self.nats.now += seconds
+        self.interests.tick()
+
+    def reconnect(self) -> None:
+        """Lose the connection and get it back, as nats-py tells it."""
+        self.nats.down()
+        self.interests.on_down()
+        self.nats.up()
+        self.interests.on_up()
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """A new one for each test."""
+    return Scene()
+
+
+def test_the_first_holder_subscribes_and_the_last_one_leaves(scene: Scene) -> None:
+    """However many hold a subject, NATS hears of it once, and of its end once."""
+    units = [scene.interests.hold("live.user.1.>", scene.receive) for _ in range(3)]
+    scene.settle()
+    assert scene.nats.subjects == ["live.user.1.>"]
+    assert scene.interests.subjects == ("live.user.1.>",)
+    for unit in units[:2]:
+        scene.interests.release(unit)
+    scene.pass_time(LINGER + 1)
+    assert len(scene.interests) == 1
+    scene.interests.release(units[2])
+    scene.pass_time(LINGER + 1)
+    scene.settle()
+    assert scene.nats.subjects == []
+    assert len(scene.interests) == 0
+    assert scene.nats.receivers == {}
+
+
+def test_a_message_comes_to_the_holder(scene: Scene) -> None:
+    """What matches a unit is handed to its receiver."""
+    scene.interests.hold("live.user.1.>", scene.receive)
+    scene.settle()
+    scene.nats.publish("live.user.1.a.b.-", b"mine")
+    scene.nats.publish("live.user.2.a.b.-", b"not mine")
+    scene.nats.deliver_all()
+    assert scene.got == [b"mine"]
+
+
+def test_an_interest_lingers_for_who_comes_back(scene: Scene) -> None:
+    """Within the linger a released unit is taken up again, and NATS hears nothing of it."""
+    unit = scene.interests.hold("a", scene.receive)
+    scene.settle()
+    before = list(scene.nats.written)
+    scene.interests.release(unit)
+    scene.pass_time(LINGER - 0.1)
+    assert scene.interests.hold("a", scene.receive) is unit
+    scene.pass_time(LINGER + 1)
+    assert scene.nats.written == before
+    scene.interests.confirm(scene.told.append)
+    assert scene.told == [True]
+
+
+def test_one_ping_serves_all_that_wait(scene: Scene) -> None:
+    """A storm of connects costs one round trip: subscriptions and a PING in one write."""
+    for number in range(50):
+        scene.interests.hold(f"live.user.{number}.>", scene.receive)
+        scene.interests.confirm(scene.told.append)
+    assert scene.told == []
+    scene.turns.run()
+    assert scene.nats.pings == 1
+    assert len(scene.nats.written) == 2
+    scene.nats.answer()
+    assert scene.told == [True] * 50
+
+
+def test_a_confirmation_comes_after_the_pong(scene: Scene) -> None:
+    """Nobody is told before NATS has read the subscription and said so."""
+    scene.interests.hold("a", scene.receive)
+    scene.interests.confirm(scene.told.append)
+    scene.turns.run()
+    assert scene.told == []
+    scene.nats.process()
+    assert scene.told == []
+    scene.nats.pong()
+    assert scene.told == [True]
+
+
+def test_what_is_confirmed_already_needs_no_ping(scene: Scene) -> None:
+    """Where NATS has everything, the answer is there at once."""
+    scene.interests.hold("a", scene.receive)
+    scene.settle()
+    scene.interests.hold("a", scene.receive)
+    scene.interests.confirm(scene.told.append)
+    assert scene.told == [True]
+    assert scene.nats.pings == 1
+
+
+def test_who_comes_while_a_ping_is_on_its_way_waits_for_it(scene: Scene) -> None:
+    """A second holder of what was just asked for is told with the first, by the same PONG."""
+    scene.interests.hold("a", scene.receive)
+    scene.interests.confirm(scene.told.append)
+    scene.turns.run()
+    scene.interests.hold("a", scene.receive)
+    scene.interests.confirm(scene.told.append)
+    assert scene.told == []
+    scene.settle()
+    assert scene.told == [True, True]
+    assert scene.nats.pings == 1
+
+
+def test_a_new_subject_waits_for_its_own_ping(scene: Scene) -> None:
+    """What is asked for after a PING is not confirmed by that PING's answer."""
+    scene.interests.hold("a", scene.receive)
+    scene.interests.confirm(scene.told.append)
+    scene.turns.run()
+    later: list[bool] = []
+    scene.interests.hold("b", scene.receive)
+    scene.interests.confirm(later.append)
+    scene.nats.process()
+    scene.nats.pong()
+    assert (scene.told, later) == ([True], [])
+    scene.settle()
+    assert later == [True]
+
+
+def test_patience_ends(scene: Scene) -> None:
+    """Who waits too long is told so once, and the late answer does not tell again."""
+    scene.interests.hold("a", scene.receive)
+    scene.interests.confirm(scene.told.append)
+    scene.turns.run()
+    scene.pass_time(PATIENCE - 0.1)
+    assert scene.told == []
+    scene.pass_time(0.2)
+    assert scene.told == [False]
+    scene.settle()
+    assert scene.told == [False]
+    scene.interests.confirm(scene.told.append)
+    assert scene.told == [False, True]
+
+
+def test_without_a_connection_everything_waits(scene: Scene) -> None:
+    """Nothing is written while NATS is away; patience ends there too."""
+    scene.nats.down()
+    scene.interests.on_down()
+    scene.interests.hold("a", scene.receive)
+    scene.interests.confirm(scene.told.append)
+    scene.turns.run()
+    assert scene.nats.written == []
+    assert scene.told == []
+    scene.pass_time(PATIENCE)
+    assert scene.told == [False]
+
+
+def test_a_reconnect_asks_for_everything_again(scene: Scene) -> None:
+    """All units are asked for again, in one write, and confirmed again."""
+    for subject in ("a", "b"):
+        scene.interests.hold(subject, scene.receive)
+    scene.settle()
+    scene.reconnect()
+    scene.interests.confirm(scene.told.append)
+    assert scene.told == []
+    scene.settle()
+    assert scene.nats.subjects == ["a", "b"]
+    assert scene.told == [True]
+    scene.nats.publish("b", b"x")
+    scene.nats.deliver_all()
+    assert scene.got == [b"x"]
+
+
+def test_who_waited_when_the_connection_broke_is_told_after_the_next(scene: Scene) -> None:
+    """A PING that was lost is asked again; its waiters keep their patience."""
+    scene.interests.hold("a", scene.receive)
+    scene.interests.confirm(scene.told.append)
+    scene.turns.run()
+    scene.nats.down()
+    scene.interests.on_down()
+    scene.pass_time(PATIENCE / 2)
+    scene.nats.up()
+    scene.interests.on_up()
+    scene.settle()
+    assert scene.told == [True]
+
+
+def test_what_was_left_while_away_is_not_asked_for_again(scene: Scene) -> None:
+    """Released and lingered out during an outage: the new connection never hears of it."""
+    unit = scene.interests.hold("a", scene.receive)
+    scene.interests.hold("b", scene.receive)
+    scene.settle()
+    scene.nats.down()
+    scene.interests.on_down()
+    scene.interests.release(unit)
+    scene.pass_time(LINGER)
+    scene.nats.up()
+    scene.interests.on_up()
+    scene.settle()
+    assert scene.nats.subjects == ["b"]
+
+
+def test_what_is_dropped_has_no_say_from_then_on(scene: Scene) -> None:
+    """Messages that are still on their way when a unit is left go nowhere."""
+    unit = scene.interests.hold("a", scene.receive)
+    scene.settle()
+    scene.nats.publish("a", b"late")
+    scene.interests.drop([unit])
+    scene.nats.deliver_all()
+    scene.settle()
+    assert scene.got == []
+    assert scene.nats.subjects == []
+
+
+def test_what_is_left_before_it_was_asked_for_is_never_asked_for(scene: Scene) -> None:
+    """Held and dropped within one iteration: no subscription remains."""
+    scene.interests.drop([scene.interests.hold("a", scene.receive)])
+    scene.interests.confirm(scene.told.append)
+    scene.settle()
+    assert scene.nats.subjects == []
+    assert scene.told == [True]
+
+
+def test_an_id_is_never_used_again(scene: Scene) -> None:
+    """A subject that is left and held again has another id: old copies can't be mistaken."""
+    first = scene.interests.hold("a", scene.receive)
+    scene.interests.drop([first])
+    second = scene.interests.hold("a", scene.receive)
+    assert first.sid != second.sid
+    assert {first.sid[:1], second.sid[:1]} == {b"i"}
+
+
+def test_one_waiters_fault_does_not_reach_the_others(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who fails when told is logged; the next one is told, and nothing is raised to NATS."""
+
+    def fail(done: bool) -> None:
+        raise RuntimeError("a fault")
+
+    scene.interests.hold("a", scene.receive)
+    scene.interests.confirm(fail)
+    scene.interests.confirm(scene.told.append)
+    with caplog.at_level(logging.ERROR):
+        scene.settle()
+    assert scene.told == [True]
+    assert len(caplog.records) == 1

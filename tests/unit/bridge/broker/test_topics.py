@@ -1,0 +1,204 @@
+"""Topics: the switch between any resource and single ones, step by step."""
+
+from __future__ import annotations
+
+import pytest
+
+from bridge.broker.interests import Interests
+from bridge.broker.topics import MAX_COPIES, REMEMBER, SETTLE, Overlap, Topics
+from schemas.subjects import Subjects
+from tests.support.scripted_nats import ScriptedNats, Turns
+
+TYPE = "review.updated"
+WIDE, ONE, TWO = (f"live.topic.{TYPE}.{each}" for each in ("*", "1", "2"))
+LINGER = 3.0
+PATIENCE = 5.0
+
+
+class Scene:
+    """Topics on a scripted server, and what came."""
+
+    def __init__(self) -> None:
+        self.nats = ScriptedNats()
+        self.turns = Turns()
+        self.interests = Interests(
+            self.nats,
+            self.nats.receivers,
+            clock=self.nats.clock,
+            call_soon=self.turns.call_soon,
+            linger=LINGER,
+            patience=PATIENCE,
+        )
+        self.topics = Topics(self.interests, Subjects(), clock=self.nats.clock, linger=LINGER)
+        self.got: list[bytes] = []
+
+    def receive(self, subject: bytes, headers: bytes, payload: bytes) -> None:
+        self.got.append(payload)
+
+    def hold(self, *resources: str) -> None:
+        """Hold these and let NATS confirm them."""
+        for resource in resources:
+            self.topics.hold(TYPE, resource, self.receive)
+        self.answer()
+
+    def answer(self) -> None:
+        """End the iteration and let the server answer everything."""
+        self.turns.run()
+        self.nats.answer()
+
+    def pass_time(self, seconds: float, answering: bool = True) -> None:
+        """Let time pass with a tick each half second."""
+        until = self.nats.now + seconds
+        while self.nats.now < until:
+            self.nats.now += 0.5
+            self.topics.tick()
+            self.interests.tick()
+            if answering:
+                self.answer()
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """A new one for each test."""
+    return Scene()
+
+
+def test_single_resources_have_a_subscription_each(scene: Scene) -> None:
+    """Who wants two reviews does not get all the others over the wire."""
+    scene.hold("1", "2", "1")
+    assert scene.nats.subjects == [ONE, TWO]
+
+
+def test_any_resource_is_one_subscription(scene: Scene) -> None:
+    """Single resources beside it are served by the wide one."""
+    scene.hold("*", "1", "2")
+    assert scene.nats.subjects == [WIDE]
+
+
+def test_from_single_to_any(scene: Scene) -> None:
+    """The wide one is asked for first; the narrow ones go once it had time to settle."""
+    scene.hold("1", "2")
+    scene.hold("*")
+    assert scene.nats.subjects == [WIDE, ONE, TWO]
+    scene.pass_time(SETTLE + 0.5)
+    assert scene.nats.subjects == [WIDE]
+
+
+def test_from_any_to_single(scene: Scene) -> None:
+    """When the last holder of any has left and lingered, the narrow ones take over."""
+    scene.hold("*", "1")
+    scene.topics.release(TYPE, "*")
+    scene.pass_time(LINGER - 0.5)
+    assert scene.nats.subjects == [WIDE]
+    scene.pass_time(1.0)
+    assert scene.nats.subjects == [WIDE, ONE]
+    scene.pass_time(SETTLE + 0.5)
+    assert scene.nats.subjects == [ONE]
+
+
+def test_nothing_is_left_when_nobody_holds_anything(scene: Scene) -> None:
+    """Both ways end after their linger."""
+    scene.hold("*", "1")
+    scene.topics.release(TYPE, "*")
+    scene.topics.release(TYPE, "1")
+    scene.pass_time(LINGER + 0.5)
+    assert scene.nats.subjects == []
+    scene.hold("1")
+    scene.topics.release(TYPE, "1")
+    scene.pass_time(LINGER + 0.5)
+    assert scene.nats.subjects == []
+    assert len(scene.interests) == 0
+
+
+@pytest.mark.parametrize("order", [(0, 0), (1, 0)])
+@pytest.mark.parametrize("headers", [b"", b"NATS/1.0\r\nNats-Sequence: 7\r\n\r\n"])
+def test_two_copies_are_one_message(scene: Scene, order: tuple[int, int], headers: bytes) -> None:
+    """While both ways are subscribed, the first copy is delivered and the second is not."""
+    scene.hold("1")
+    scene.hold("*")
+    assert scene.nats.publish(ONE, b"x", headers) == 2
+    for place in order:
+        scene.nats.deliver(place)
+    assert scene.got == [b"x"]
+
+
+def test_the_same_bytes_twice_are_two_messages(scene: Scene) -> None:
+    """Whoever publishes the same bytes again means it: copies are told apart by their way."""
+    scene.hold("1")
+    scene.hold("*")
+    scene.nats.publish(ONE, b"x")
+    scene.nats.publish(ONE, b"x")
+    scene.nats.deliver_all()
+    assert scene.got == [b"x", b"x"]
+
+
+def test_a_copy_may_come_after_the_old_way_was_left(scene: Scene) -> None:
+    """The second copy of a message is known for a while after the switch."""
+    scene.hold("1")
+    scene.hold("*")
+    scene.pass_time(SETTLE - 0.5)
+    scene.nats.publish(ONE, b"x")
+    scene.nats.deliver(0)
+    scene.pass_time(1.0)
+    assert scene.nats.subjects == [WIDE]
+    assert REMEMBER > 1.0
+    scene.nats.deliver_all()
+    assert scene.got == [b"x"]
+
+
+def test_what_the_old_way_matched_before_the_new_one_comes(scene: Scene) -> None:
+    """A message on its way on the old subscription is delivered after the new one is confirmed."""
+    scene.hold("1")
+    scene.nats.publish(ONE, b"early")
+    scene.hold("*")
+    scene.pass_time(SETTLE - 0.5)
+    scene.nats.deliver_all()
+    assert scene.got == [b"early"]
+
+
+def test_the_old_way_stays_until_nats_has_the_new_one(scene: Scene) -> None:
+    """A server that does not answer for longer than anybody waits loses nothing of the old way."""
+    scene.hold("1")
+    scene.topics.hold(TYPE, "*", scene.receive)
+    scene.turns.run()
+    scene.pass_time(PATIENCE + SETTLE + 2.0, answering=False)
+    scene.nats.publish(ONE, b"meanwhile")
+    scene.nats.deliver_all()
+    assert scene.got == [b"meanwhile"]
+    scene.answer()
+    scene.pass_time(PATIENCE + SETTLE + 2.0)
+    assert scene.nats.subjects == [WIDE]
+
+
+def test_one_more_resource_during_the_switch(scene: Scene) -> None:
+    """What is wanted while the narrow ones take over is asked for before the wide one goes."""
+    scene.hold("*", "1")
+    scene.topics.release(TYPE, "*")
+    scene.pass_time(LINGER)
+    assert scene.nats.subjects == [WIDE, ONE]
+    scene.hold("2")
+    scene.pass_time(SETTLE + 0.5)
+    assert WIDE in scene.nats.subjects
+    scene.nats.publish(TWO, b"x")
+    scene.nats.deliver_all()
+    assert scene.got == [b"x"]
+    scene.pass_time(SETTLE + 1.0)
+    assert scene.nats.subjects == [ONE, TWO]
+
+
+def test_types_do_not_touch_each_other(scene: Scene) -> None:
+    """A wide subscription of one type leaves another type's single ones alone."""
+    scene.hold("1")
+    scene.topics.hold("review.deleted", "*", scene.receive)
+    scene.answer()
+    scene.pass_time(5.0)
+    assert scene.nats.subjects == ["live.topic.review.deleted.*", ONE]
+
+
+def test_an_overlap_remembers_within_a_bound() -> None:
+    """Messages whose second copy never comes don't fill the memory: the oldest are forgotten."""
+    overlap = Overlap()
+    for number in range(MAX_COPIES + 10):
+        assert overlap.is_news(True, b"", b"%d" % number)
+    assert overlap.is_news(False, b"", b"0")
+    assert not overlap.is_news(False, b"", b"%d" % (MAX_COPIES + 5))
