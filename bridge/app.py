@@ -16,6 +16,7 @@ import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+import nats.errors
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
@@ -57,6 +58,8 @@ CLOSE_PATIENCE: Final = 5.0
 """Seconds at the end of a drain for clients to answer their close frame."""
 KEY_REFRESH: Final = 300.0
 """Seconds between two looks at the JWKS URL."""
+MAX_REJECTED_SUBJECT: Final = 1024
+"""Longest subject in bytes under which a rejected event is published again."""
 REPORT: Final = 10.0
 """Seconds between two log lines about rejected events."""
 
@@ -201,7 +204,8 @@ class Bridge:
             await self._find_stream()
             self._interests.hold(self._everybody, self._hub.everybody.receive)
             await self._confirmed()
-            await self._control.listen(self._operations())
+            self._control.offer(self._operations())
+            await self._control.listen()
             # 3. Keys: known before the first client comes, but a source that is away is waited out.
             if isinstance(self._keys, JwksKeys) and not await self._keys.refresh():
                 log.warning("the JWKS URL does not answer yet; tokens wait for it")
@@ -275,6 +279,14 @@ class Bridge:
     def _on_up(self) -> None:
         self._interests.on_up()
         self._spawn(self._find_stream())
+        self._spawn(self._listen_again())
+
+    async def _listen_again(self) -> None:
+        try:
+            await self._control.listen()
+        except (nats.errors.Error, OSError) as problem:
+            # Down again; the next time it comes up this is tried again.
+            log.warning("control: not listening: %s", problem)
 
     async def _find_stream(self) -> None:
         await self._stream.ensure()
@@ -283,12 +295,24 @@ class Bridge:
     def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(coroutine)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task failed", exc_info=task.exception())
 
     def _reject(self, subject: bytes, payload: bytes, error: EventError) -> None:
+        subjects = self._settings.bus.subjects
         detail = f"{error.field}: {error.detail}" if error.field else error.detail
+        shown = subject.decode("ascii", "replace")
+        if len(subject) <= MAX_REJECTED_SUBJECT and shown.isascii() and shown.isprintable():
+            target = subjects.rejected(shown)
+        else:
+            # What NATS would not take back as a subject, or not beside the prefix in one line.
+            target = f"{subjects.root(Root.REJECTED)}.unnameable"
         self._connection.publish(
-            self._settings.bus.subjects.rejected(subject.decode("utf-8", "replace")),
+            target,
             payload,
             {
                 HEADER_REJECT_REASON: error.reason,

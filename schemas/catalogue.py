@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from functools import lru_cache
 from collections.abc import Iterable
+from functools import lru_cache
 from types import ModuleType
 from typing import Final, Literal
 
@@ -101,8 +101,7 @@ class Catalogue:
                 raise CatalogueError(f"{model.traits.type} is declared twice")
             types[model.traits.type] = EventType(model)
         self._types: Final = types
-        self.expand: Final = lru_cache(MAX_EXPANSIONS)(self._expand)
-        """Takes a pattern, returns the names of the types that it covers, sorted."""
+        self._covered: Final = lru_cache(MAX_EXPANSIONS)(self._cover)
 
     @classmethod
     def load(cls, modules: Iterable[str] = ()) -> Catalogue:
@@ -149,7 +148,12 @@ class Catalogue:
             )
         return found
 
-    def _expand(self, pattern: Pattern) -> tuple[str, ...]:
+    def expand(self, pattern: Pattern) -> tuple[str, ...]:
+        """Return the names of the types that a pattern covers, sorted."""
+        return self._covered(pattern.domain, pattern.action)
+
+    def _cover(self, domain: str, action: str) -> tuple[str, ...]:
+        pattern = Pattern(domain, action)
         return tuple(name for name in sorted(self._types) if pattern.matches_type(name))
 
     def json_schema(self) -> dict[str, JsonObject]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -36,12 +37,19 @@ class Connection:
     def __init__(self, settings: BusSettings, name: str, receivers: ingest.Receivers) -> None:
         self._settings: Final = settings
         self._name: Final = name
-        self._client: Final = Client()
+        self._receivers: Final = receivers
+        self._client = self._new_client()
         self._up = False
+        self._was_up = False
         self._closing = False
+        self._reopening: asyncio.Task[None] | None = None
         self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
-        ingest.install(self._client, receivers)
+
+    def _new_client(self) -> Client:
+        client = Client()
+        ingest.install(client, self._receivers)
+        return client
 
     @property
     def is_up(self) -> bool:
@@ -50,7 +58,10 @@ class Connection:
 
     @property
     def client(self) -> Client:
-        """nats-py's client, for what is not on the hot path."""
+        """nats-py's client of the moment, for what is not on the hot path.
+
+        It is another one after the server has closed the connection for good; ``on_up`` tells.
+        """
         return self._client
 
     @property
@@ -60,6 +71,7 @@ class Connection:
 
     async def open(self) -> None:
         """Connect; raises :class:`BrokerUnavailable` that says why, within the time allowed."""
+        client = self._client
         last: list[str] = []
 
         async def on_error(error: Exception) -> None:
@@ -74,10 +86,13 @@ class Connection:
 
         async def on_closed() -> None:
             self._set(False)
+            if client is self._client and self._was_up and not self._closing:
+                self._reopen()
 
+        self._was_up = False
         try:
             async with asyncio.timeout(self._settings.timeout):
-                await self._client.connect(
+                await client.connect(
                     **self._settings.connect_options(),
                     name=self._name,
                     error_cb=on_error,
@@ -92,10 +107,29 @@ class Connection:
                 )
         except (TimeoutError, OSError, nats.errors.Error) as error:
             with contextlib.suppress(Exception):
-                await self._client.close()
+                await client.close()
             reason = last[0] if last else str(error) or "no answer"
             raise BrokerUnavailable(f"NATS can't be reached: {reason}") from error
-        self._up = True
+        self._up = self._was_up = True
+
+    def _reopen(self) -> None:
+        # nats-py closes for good on most errors that a server tells (facts of nats-py 2.16:
+        # ``_process_err``). The clients here must not pay for it.
+        if self._reopening is None or self._reopening.done():
+            self._reopening = asyncio.get_running_loop().create_task(self._open_again())
+
+    async def _open_again(self) -> None:
+        while not self._closing:
+            self._client = self._new_client()
+            try:
+                await self.open()
+            except BrokerUnavailable as problem:
+                log.warning("%s; trying again", problem)
+                await asyncio.sleep(1 + random.random())  # noqa: S311  # a jitter, no secret
+                continue
+            self._up = False
+            self._set(True)
+            return
 
     def _set(self, up: bool) -> None:
         if up == self._up:
@@ -164,8 +198,10 @@ class Connection:
 
     async def close(self) -> None:
         """Drain and close, within the time allowed; safe to call twice."""
-        client: Any = self._client
         self._closing = True
+        if self._reopening is not None:
+            self._reopening.cancel()
+        client: Any = self._client
         if client.is_closed:
             return
         try:

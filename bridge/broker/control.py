@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import nats.errors
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from bridge.broker.connection import Connection
@@ -37,13 +38,23 @@ class Control:
         self._root: Final = subjects.root(Root.CONTROL)
         self._replica: Final = replica
         self._operations: Mapping[str, Operation] = {}
+        self._listens_on: Client | None = None
 
-    async def listen(self, operations: Mapping[str, Operation]) -> None:
-        """Answer these operations from now on."""
+    def offer(self, operations: Mapping[str, Operation]) -> None:
+        """Name what this replica does when it is asked."""
         self._operations = operations
+
+    async def listen(self) -> None:
+        """Answer from now on; call it again when the connection is up again.
+
+        nats-py keeps the subscriptions while it reconnects, but not when its client is another.
+        """
         client = self._connection.client
+        if client is self._listens_on:
+            return
         for subject in (f"{self._root}.all", f"{self._root}.to.{self._replica}"):
             await client.subscribe(subject, cb=self._on_message)
+        self._listens_on = client
 
     async def ask_all(self, operation: str, args: dict[str, Any]) -> list[Any]:
         """Do it here and have every other replica do it; return the results, this one's first.

@@ -6,7 +6,8 @@ ids begin with ``i``, nats-py's are numbers, so one byte tells them apart. Every
 nats-py's parser, whole operations at a time.
 
 This is the one file that knows nats-py's internals: ``Client._ps``, ``_pongs``, ``_transport`` and
-``Parser.parse``/``reset``. Nothing here may block; it runs inside nats-py's read loop.
+``Parser.parse``/``reset``, ``_process_msg``. Nothing here may block; it runs inside nats-py's read
+loop.
 Protocol: NATS client protocol, https://docs.nats.io/reference/reference-protocols/nats-protocol.
 """
 
@@ -63,6 +64,7 @@ class Ingest(Parser):
 
     def __init__(self, client: Client, receivers: Receivers) -> None:
         self._receivers = receivers
+        self._unreadable = 0
         super().__init__(client)
 
     def reset(self) -> None:
@@ -87,21 +89,22 @@ class Ingest(Parser):
                 if size - position > MAX_CONTROL_LINE:
                     raise IngestError("an operation is too long")
                 break
-            words = data[position:line_end].split()
-            if not words:
-                raise IngestError("an operation is empty")
+            # The server writes single blanks; a subject may hold other white space, so nothing else
+            # separates words here.
+            words = data[position:line_end].split(b" ")
             operation = words[0]
             if operation in _MESSAGES:
                 start = line_end + 2
-                headers = b"0" if operation == b"MSG" else words[-2]
-                total = words[-1]
-                count = len(words) if operation == b"MSG" else len(words) - 1
-                if not (4 <= count <= 5 and total.isdigit() and headers.isdigit()):
+                sizes = 1 if operation == b"MSG" else 2
+                if not 3 <= len(words) - sizes <= 4:
                     raise IngestError("a message has a malformed control line")
-                if len(total) > MAX_DIGITS or len(headers) > MAX_DIGITS:
+                total, head = words[-1], words[-2] if sizes == 2 else b"0"
+                if not (total.isdigit() and head.isdigit()):
+                    raise IngestError("a message has a malformed control line")
+                if len(total) > MAX_DIGITS or len(head) > MAX_DIGITS:
                     raise IngestError("a message has an impossible length")
-                sid, length, header_length = words[2], int(total), int(headers)
-                if not header_length <= length <= MAX_PAYLOAD:
+                sid, length, header_length = words[2], int(total), int(head)
+                if not header_length <= length <= MAX_PAYLOAD or not sid:
                     raise IngestError("a message has an impossible length")
                 end = start + length
                 if end + 2 > size:
@@ -109,9 +112,9 @@ class Ingest(Parser):
                     break
                 if data[end : end + 2] != _CRLF:
                     raise IngestError("a message does not end where it says")
+                split = start + header_length
                 if sid[0] == OWN:
                     receive = receivers.get(sid)
-                    split = start + header_length
                     try:
                         if receive is not None:
                             receive(words[1], data[start:split], data[split:end])
@@ -120,7 +123,10 @@ class Ingest(Parser):
                         # would stop every client for good while it still looks connected.
                         log.exception("an event could not be handled")
                 else:
-                    await self._pass_on(data[position : end + 2])
+                    reply = words[3] if len(words) - sizes == 4 else b""
+                    await self._pass_message(
+                        sid, words[1], reply, data[split:end], data[start:split] or None
+                    )
                 position = end + 2
             elif operation == b"PONG":
                 self._pong()
@@ -130,6 +136,24 @@ class Ingest(Parser):
                 position = line_end + 2
         if position < size:
             self._partial += data[position:]
+
+    async def _pass_message(
+        self, sid: bytes, subject: bytes, reply: bytes, payload: bytes, headers: bytes | None
+    ) -> None:
+        if not sid.isdigit() or len(sid) > MAX_DIGITS:
+            raise IngestError("a subscription id is unknown")
+        try:
+            await self.nc._process_msg(int(sid), subject, reply, payload, headers)
+        except Exception as error:
+            # Subject and headers are whatever somebody published. nats-py raises on some, which
+            # must not cost the connection of all.
+            self._unreadable += 1
+            if self._unreadable & (self._unreadable - 1) == 0:  # the 1st, 2nd, 4th, 8th, …
+                log.warning(
+                    "%d messages could not be read by nats-py, the last: %s",
+                    self._unreadable,
+                    type(error).__name__,
+                )
 
     async def _pass_on(self, operation: bytes) -> None:
         try:

@@ -6,6 +6,7 @@ replica over the control subjects.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, HTTPException, status
@@ -195,7 +196,14 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         told = message.model_copy(
             update={"timestamp": timestamp(), "id": new_id(), "source": "admin_broadcast"}
         )
-        text = told.model_dump_json(exclude_unset=True)
+        try:
+            text = json.dumps(told.model_dump(exclude_unset=True), allow_nan=False)
+            text.encode()
+        except ValueError:
+            # NaN, an infinity, a lone surrogate: the body's parser takes them, clients can't.
+            raise HTTPException(
+                status.HTTP_422_UNPROCESSABLE_CONTENT, "The message is not JSON (RFC 8259)"
+            ) from None
         if len(text.encode()) > limits.max_message_size:
             raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, "The message is too large")
         reached = await control.ask_all("broadcast", {"text": text})

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bridge.identity.grants import Grants
+from bridge.identity.grants import Grants, Key
 from schemas.catalogue import Catalogue
 from schemas.codes import ErrorCode, PatternReason
 from schemas.commands import (
@@ -115,27 +115,31 @@ def handle(message: AnyClientMessage, view: View) -> Effect:
 
 def _subscribe(message: Subscribe, view: View) -> Change:
     patterns = dict(view.patterns)
-    interests = sum(_units(each, view) for each in patterns.values())
-    accepted: dict[str, None] = {}
+    units = sum(len(_resolve(held, view)) for held in patterns.values())
+    accepted: list[str] = []
     reasons: dict[str, PatternReason] = {}
     effective: set[str] = set()
     for text in dict.fromkeys(message.data.events):
-        verdict = _judge(text, patterns, view)
-        if isinstance(verdict, Pattern) and text not in patterns:
-            interests += _units(verdict, view)
-            if interests > view.max_interests:
-                interests -= _units(verdict, view)
-                verdict = PatternReason.TOO_MANY_SUBSCRIPTIONS
-        if isinstance(verdict, PatternReason):
-            reasons[text] = verdict
-        else:
-            patterns[text] = verdict
-            accepted[text] = None
-            effective.update(key.event_type for key in view.grants.resolve(verdict, view.catalogue))
+        wish = patterns.get(text) or _judge(text, len(patterns), view)
+        if isinstance(wish, PatternReason):
+            reasons[text] = wish
+            continue
+        keys = _resolve(wish, view)
+        if text not in patterns:
+            if not keys:
+                reasons[text] = PatternReason.NOT_PERMITTED
+                continue
+            if units + len(keys) > view.max_interests:
+                reasons[text] = PatternReason.TOO_MANY_SUBSCRIPTIONS
+                continue
+            units += len(keys)
+            patterns[text] = wish
+        accepted.append(text)
+        effective.update(key.event_type for key in keys)
     replies: list[Reply] = [
         SubscriptionAcknowledged(
             data=SubscriptionData(
-                events=list(accepted),
+                events=accepted,
                 invalid_events=list(reasons),
                 effective=sorted(effective),
                 reasons=reasons,
@@ -148,24 +152,19 @@ def _subscribe(message: Subscribe, view: View) -> Change:
     return Change(patterns, tuple(replies))
 
 
-def _units(pattern: Pattern, view: View) -> int:
-    return len(view.grants.resolve(pattern, view.catalogue))
-
-
-def _judge(text: str, held: Mapping[str, Pattern], view: View) -> Pattern | PatternReason:
-    if text in held:
-        return held[text]
+def _judge(text: str, held: int, view: View) -> Pattern | PatternReason:
+    # What is cheap to tell comes first: a message may bring a thousand of these.
+    if held >= view.max_subscriptions:
+        return PatternReason.TOO_MANY_SUBSCRIPTIONS
     try:
         pattern = Pattern.parse(text)
     except PatternError:
         return PatternReason.MALFORMED_PATTERN
-    if not view.catalogue.expand(pattern):
-        return PatternReason.UNKNOWN_EVENT
-    if not view.grants.resolve(pattern, view.catalogue):
-        return PatternReason.NOT_PERMITTED
-    if len(held) >= view.max_subscriptions:
-        return PatternReason.TOO_MANY_SUBSCRIPTIONS
-    return pattern
+    return pattern if view.catalogue.expand(pattern) else PatternReason.UNKNOWN_EVENT
+
+
+def _resolve(pattern: Pattern, view: View) -> tuple[Key, ...]:
+    return view.grants.resolve(pattern, view.catalogue)
 
 
 def _nothing_accepted(message: Subscribe, reasons: dict[str, PatternReason]) -> Error:

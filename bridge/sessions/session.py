@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from bridge.broker.interests import Interests, Unit
 from bridge.broker.topics import Topics
-from bridge.delivery.frames import PING, text_frame
+from bridge.delivery.frames import text_frame
 from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Outbox
 from bridge.errors import BridgeError, BrokerUnavailable, TokenError
@@ -346,8 +346,7 @@ class Session:
     def ping(self, now: float) -> None:
         """Send a WebSocket ping; ``now`` is of the clock that never goes back."""
         self.next_ping = now + self._env.limits.heartbeat_interval
-        if not self.outbox.paused:
-            self._socket.write(PING)
+        self._socket.ping()
 
     def on_deadline(self, now: float) -> None:
         """Something is due at this Unix time: the first message, the notice, or the expiry."""

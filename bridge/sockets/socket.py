@@ -15,7 +15,7 @@ from websockets.frames import Opcode
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as FrameParser
 
-from bridge.delivery.frames import close_frame, pong_frame
+from bridge.delivery.frames import PING, close_frame, pong_frame
 from schemas.codes import (
     CLOSE_CODES,
     INTERNAL_ERROR,
@@ -125,6 +125,11 @@ class Socket(asyncio.Protocol):
         elif not self._transport.is_reading():
             self._transport.resume_reading()
 
+    def ping(self) -> None:
+        """Ask for a sign of life, unless the connection can't take it now."""
+        if not self.paused and not self._transport.is_closing():
+            self._transport.write(PING)
+
     @property
     def write(self) -> Callable[[bytes], None]:
         """The transport's own ``write``: takes whole frames, never blocks."""
@@ -174,8 +179,8 @@ class Socket(asyncio.Protocol):
                     self._receiver.on_sign_of_life()
             else:
                 self._data_frame(opcode, payload, frame.fin)  # type: ignore[union-attr]
-            if self._parser is None:
-                return  # closed by what was read
+            if self._parser is None or self._transport.is_closing():
+                return  # closed by what was read, or by a peer that has gone
         if parser.parser_exc is not None and parser.close_rcvd is not None:
             # A close frame amid a fragmented message: the peer's close is what counts.
             received = parser.close_rcvd
@@ -238,7 +243,7 @@ class Socket(asyncio.Protocol):
             self._receiver.on_message(payload, self._text)
 
     def _answer_ping(self, payload: bytes) -> None:
-        if self._closing:
+        if self._closing or self._transport.is_closing():
             return
         if self.paused:
             # The most recent ping is enough (RFC 6455 §5.5.3); a peer that pings and does not read

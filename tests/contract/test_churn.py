@@ -140,8 +140,9 @@ class Stream:
             number += 1
 
 
-@pytest.mark.parametrize("root", [Root.LIVE, Root.EVENTS])
-@pytest.mark.parametrize("linger", ["0", "0.02", "5"])
+@pytest.mark.parametrize(
+    ("linger", "root"), [("0", Root.LIVE), ("0.02", Root.EVENTS), ("5", Root.LIVE)]
+)
 async def test_promises_are_kept(start_bridge: StartBridge, linger: str, root: Root) -> None:
     """Thirty clients subscribe and unsubscribe at random while events flow."""
     seed = random.SystemRandom().randrange(1 << 32)

@@ -76,8 +76,9 @@ async def up_to(client: Client, last: int) -> list[int]:
     return numbers[1:]
 
 
-@pytest.mark.parametrize("root", [Root.LIVE, Root.EVENTS])
-@pytest.mark.parametrize("linger", ["0", "0.05", "5"])
+@pytest.mark.parametrize(
+    ("linger", "root"), [("0", Root.LIVE), ("0.05", Root.EVENTS), ("5", Root.LIVE)]
+)
 async def test_others_switch(start_bridge: StartBridge, linger: str, root: Root) -> None:
     """Others come and go for ``any`` and for one resource; who stays gets each number once."""
     bridge = start_bridge(BRIDGE_INTEREST_LINGER=linger, BRIDGE_RATE_LIMIT_MESSAGES="1000")
@@ -96,8 +97,10 @@ async def test_others_switch(start_bridge: StartBridge, linger: str, root: Root)
         assert await up_to(wide, numbers.count - 1) == expected
 
 
-@pytest.mark.parametrize("kept", ["review.updated", "review.updated.77"])
-@pytest.mark.parametrize("linger", ["0", "5"])
+@pytest.mark.parametrize(
+    ("linger", "kept"),
+    [("0", "review.updated"), ("0", "review.updated.77"), ("5", "review.updated")],
+)
 async def test_the_last_holder_switches(start_bridge: StartBridge, linger: str, kept: str) -> None:
     """The only client goes from one to the other and back under events, and misses none.
 

@@ -42,7 +42,7 @@ def messages(draw: st.DrawFn) -> Operation:
     text = b" ".join(words) + b"\r\n" + (block or b"") + payload + b"\r\n"
     if sid.startswith(b"i"):
         return text, ("own", sid, subject, block or b"", payload)
-    return text, ("nats", int(sid), subject, reply, payload, block)
+    return text, ("nats", int(sid), subject, reply, payload, block or b"")
 
 
 plain: st.SearchStrategy[Operation] = st.one_of(

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 )
 
 from bridge.broker.interests import Interests
-from bridge.broker.topics import SETTLE, Topics
+from bridge.broker.topics import Topics
 from schemas.patterns import ANY
 from schemas.subjects import Subjects
 from tests.support.scripted_nats import ScriptedNats, Turns
@@ -31,8 +31,8 @@ TYPE = "review.updated"
 TOPIC = f"live.topic.{TYPE}."
 RESOURCES = ("1", "2", "3")
 LINGER, PATIENCE = 2.0, 3.0
-STEP = 0.5
-LATEST = SETTLE - 0.1
+STEP = 0.25
+LATEST = 0.9
 """How long NATS may take to write a copy; what is older has come in."""
 REST = 30.0
 """Time after which everything has settled, by far."""
@@ -87,12 +87,14 @@ class Switching(RuleBasedStateMachine):
 
     # What clients do.
 
-    @rule(resource=st.sampled_from((ANY, *RESOURCES)))
-    def hold(self, resource: str) -> None:
+    @rule(resource=st.sampled_from((ANY, *RESOURCES)), answering=st.booleans())
+    def hold(self, resource: str, answering: bool) -> None:
         hold = Hold(resource)
         self.holds.append(hold)
         self.topics.hold(TYPE, resource, self.receive)
         self.confirm([hold])
+        if answering:
+            self.answer()
 
     @precondition(lambda self: self.holds)
     @rule(which=st.integers(0, 100))
@@ -101,21 +103,44 @@ class Switching(RuleBasedStateMachine):
         self.topics.release(TYPE, hold.resource)
         self.owed = {payload: each for payload, each in self.owed.items() if self.wanted(each)}
 
+    @rule(resource=st.sampled_from(RESOURCES))
+    def switch(self, resource: str) -> None:
+        """From single to any, or back, with messages of both ways on their way."""
+        wide = [each for each in self.holds if each.resource == ANY]
+        if not any(each.resource == resource for each in self.holds):
+            self.hold(resource, answering=True)
+        if wide:
+            for hold in wide:
+                self.release(self.holds.index(hold))
+            self.pass_time(int(LINGER / STEP), answering=True)
+        self.publish(resource, stored=False)
+        if not wide:
+            self.hold(ANY, answering=True)
+        self.pass_time(1, answering=True)
+        self.publish(None, stored=True)
+
     # What services and NATS do.
 
-    @rule(resource=st.sampled_from(RESOURCES), stored=st.booleans())
-    def publish(self, resource: str, stored: bool) -> None:
-        number = next(self.numbers)
-        payload = b"%d" % number
-        headers = b"NATS/1.0\r\nNats-Sequence: %d\r\n\r\n" % number if stored else b""
-        self.nats.publish(TOPIC + resource, payload, headers)
-        if self.nats.is_up and self.wanted(resource):
-            self.owed[payload] = resource
+    @rule(resource=st.none() | st.sampled_from(RESOURCES), stored=st.booleans())
+    def publish(self, resource: str | None, stored: bool) -> None:
+        for each in RESOURCES if resource is None else (resource,):
+            number = next(self.numbers)
+            payload = b"%d" % number
+            headers = b"NATS/1.0\r\nNats-Sequence: %d\r\n\r\n" % number if stored else b""
+            self.nats.publish(TOPIC + each, payload, headers)
+            if self.nats.is_up and self.wanted(each):
+                self.owed[payload] = each
 
     @precondition(lambda self: self.nats.copies)
-    @rule(place=st.integers(0, 1000))
-    def deliver(self, place: int) -> None:
-        self.nats.deliver(place % len(self.nats.copies))
+    @rule(places=st.lists(st.integers(0, 20), min_size=1, max_size=5))
+    def deliver(self, places: list[int]) -> None:
+        for place in places[: len(self.nats.copies)]:
+            self.nats.deliver(place % len(self.nats.copies))
+
+    @rule()
+    def answer(self) -> None:
+        self.turns.run()
+        self.nats.answer()
 
     @rule(count=st.integers(1, 4))
     def process(self, count: int) -> None:
@@ -126,8 +151,10 @@ class Switching(RuleBasedStateMachine):
         self.nats.pong()
 
     @precondition(lambda self: self.nats.is_up)
-    @rule()
-    def disconnect(self) -> None:
+    @rule(holds_on=st.integers(0, 5))
+    def disconnect(self, holds_on: int) -> None:
+        if holds_on:
+            return  # seldom, so that runs without a break are long
         self.nats.down()
         self.interests.on_down()
         self.owed.clear()
@@ -147,7 +174,7 @@ class Switching(RuleBasedStateMachine):
     def turn(self) -> None:
         self.turns.run()
 
-    @rule(steps=st.sampled_from((1, 2, 3, 8, 20)), answering=st.booleans())
+    @rule(steps=st.sampled_from((1, 2, 5, 12, 20)), answering=st.booleans())
     def pass_time(self, steps: int, answering: bool) -> None:
         for _ in range(steps):
             self.turns.run()
@@ -157,8 +184,7 @@ class Switching(RuleBasedStateMachine):
             self.topics.tick()
             self.interests.tick()
             if answering:
-                self.turns.run()
-                self.nats.answer()
+                self.answer()
 
     @invariant()
     def nothing_owed_was_thrown_away(self) -> None:

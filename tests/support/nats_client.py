@@ -43,8 +43,9 @@ class ScriptedClient:
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
     ) -> None:
-        headers = None if headers is None else bytes(headers)
-        self.calls.append(("nats", sid, bytes(subject), bytes(reply), bytes(data), headers))
+        # nats-py takes no headers and an empty block alike.
+        block = bytes(headers or b"")
+        self.calls.append(("nats", sid, bytes(subject), bytes(reply), bytes(data), block))
 
     async def _process_ping(self) -> None:
         self.calls.append(("ping",))

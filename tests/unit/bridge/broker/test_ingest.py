@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from bridge.broker import ingest
-from bridge.broker.ingest import MAX_PAYLOAD, IngestError
+from bridge.broker.ingest import MAX_PAYLOAD, Ingest, IngestError
 from bridge.errors import BrokerError
 from tests.support.nats_client import ScriptedClient, feed, run, scripted
 
@@ -45,7 +45,7 @@ def test_an_empty_payload() -> None:
     feed(parser, b"MSG a i1 0\r\n\r\nMSG b 2 0\r\n\r\nPING\r\n")
     assert client.calls == [
         ("own", b"i1", b"a", b"", b""),
-        ("nats", 2, b"b", b"", b"", None),
+        ("nats", 2, b"b", b"", b"", b""),
         ("ping",),
     ]
 
@@ -62,7 +62,7 @@ def test_nats_pys_messages_go_to_nats_py() -> None:
     """Numbers are its subscription ids: requests, control and JetStream go its own way."""
     client, parser = scripted()
     feed(parser, b"MSG _INBOX.x 3 answer.to 2\r\nhi\r\n")
-    assert client.calls == [("nats", 3, b"_INBOX.x", b"answer.to", b"hi", None)]
+    assert client.calls == [("nats", 3, b"_INBOX.x", b"answer.to", b"hi", b"")]
 
 
 def test_a_fault_with_one_message_is_logged_and_no_more(
@@ -86,6 +86,25 @@ def test_a_fault_with_one_message_is_logged_and_no_more(
     assert got == [b"1", b"2", b"3"]
     assert client.calls == [("ping",)]
     assert len(caplog.records) == 2
+
+
+def test_what_nats_py_can_not_read_is_dropped_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """nats-py may fail with what somebody published: the next operations are read."""
+
+    class Choosy(ScriptedClient):
+        async def _process_msg(
+            self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+        ) -> None:
+            subject.decode()
+            await super()._process_msg(sid, subject, reply, data, headers)
+
+    client = Choosy()
+    parser = Ingest(client, {})  # type: ignore[arg-type]  # a stand-in
+    with caplog.at_level(logging.WARNING):
+        feed(parser, b"MSG \xff 1 1\r\n1\r\nMSG a 1 1\r\n2\r\nPING\r\n")
+    assert client.calls == [("nats", 1, b"a", b"", b"2", b""), ("ping",)]
+    assert len(caplog.records) == 1
+    assert caplog.records[0].exc_info is None
 
 
 def test_a_subscription_that_was_left_has_no_say() -> None:

@@ -1,0 +1,1 @@
+"""What the measurements come to: medians, criteria, the table, the JSON and the charts."""

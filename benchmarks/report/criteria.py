@@ -1,0 +1,120 @@
+"""What the bridge has to reach, and whether it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks import peers
+from benchmarks.report.summary import Summary, Value, paired
+from benchmarks.scenarios.growth import WITH_SUBSCRIPTIONS, variant
+
+BRIDGE = "bridge"
+NAMES = {"cpu_us": "CPU per delivery", "p50_ms": "p50", "p99_ms": "p99"}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One criterion: ``got`` is None where it could not be measured. ``low`` and ``high`` are of
+    single rounds.
+    """
+
+    scenario: str
+    wanted: str
+    limit: float
+    at_most: bool
+    got: float | None
+    low: float = 0.0
+    high: float = 0.0
+
+    @property
+    def met(self) -> bool | None:
+        """Whether it is met; None where nobody knows."""
+        if self.got is None:
+            return None
+        return self.got <= self.limit if self.at_most else self.got >= self.limit
+
+    def to_json(self) -> dict[str, Any]:
+        """Return its fields and the verdict."""
+        return {**asdict(self), "met": self.met}
+
+
+RATIOS = (
+    ("burst", "cpu_us", 1.5, "floor", "cpu_us"),
+    ("burst", "cpu_us", 0.3, "nats", "cpu_us"),
+    ("burst", "cpu_us", 0.7, "uws", "cpu_us"),
+    ("paced", "cpu_us", 1.35, "floor", "cpu_us"),
+    ("paced", "cpu_us", 1.4, "uws", "cpu_us"),
+    ("paced", "cpu_us", 0.8, "nats", "cpu_us"),
+    ("paced", "cpu_us", 1.0, "ws", "cpu_us"),
+    ("paced", "p99_ms", 2.0, "floor", "round_p50_ms"),
+    ("unicast", "cpu_us", 1.0, "ws", "cpu_us"),
+    ("unicast", "cpu_us", 2.0, "uws", "cpu_us"),
+    ("unicast", "cpu_us", 3.0, "nats", "cpu_us"),
+    ("unicast", "cpu_us", 0.5, "stock", "cpu_us"),
+    ("paced-unicast", "p50_ms", 1.5, "nats", "p50_ms"),
+    ("paced-unicast", "p99_ms", 1.5, "nats", "p99_ms"),
+)
+
+
+def verdicts(summary: Summary) -> Iterator[Verdict]:
+    """Judge everything of a full run; what was not measured comes without a value."""
+    for scenario, metric, limit, peer, other in RATIOS:
+        against = "the floor's time for a round" if other == "round_p50_ms" else _label(peer)
+        yield _ratio(
+            (scenario, f"{NAMES[metric]} ≤ {limit:g} × {against}", limit, True),
+            summary.get(scenario, BRIDGE, metric),
+            summary.get(scenario, peer, other),
+        )
+    yield from _growth(summary)
+    yield _bound(
+        ("memory", "≤ 8 KiB a connection", 8, True),
+        summary.get("memory", BRIDGE, "kib_per_connection"),
+    )
+    yield _ratio(
+        ("connect-storm", f"connects a second ≥ 0.6 × {_label('ws')}", 0.6, False),
+        summary.get("connect-storm", BRIDGE, "connects_per_second", "rate"),
+        summary.get("connect-storm", "ws", "connects_per_second", "rate"),
+    )
+    yield _ratio(
+        ("connect-storm", "p99 of paced traffic ≤ 3 × meanwhile", 3, True),
+        summary.get("connect-storm", BRIDGE, "storm_p99_ms", "traffic"),
+        summary.get("connect-storm", BRIDGE, "calm_p99_ms", "traffic"),
+    )
+    yield _bound(
+        ("idle", "≤ 3 % of a core for 10,000 connections", 3, True),
+        summary.get("idle", BRIDGE, "idle_percent_10k"),
+    )
+
+
+def _growth(summary: Summary) -> Iterator[Verdict]:
+    steps = (
+        ("10,000 : 100 connections", variant(10_000, 1), variant(100, 1)),
+        ("1,000 : 100 connections", variant(1000, 1), variant(100, 1)),
+        ("100 : 1 subscriptions", variant(WITH_SUBSCRIPTIONS, 100), variant(1000, 1)),
+        ("10 : 1 subscriptions", variant(WITH_SUBSCRIPTIONS, 10), variant(1000, 1)),
+    )
+    for title, upper, lower in steps:
+        yield _ratio(
+            ("growth", f"CPU per delivery, {title}, ≤ 1.25", 1.25, True),
+            summary.get("growth", BRIDGE, "cpu_us", upper),
+            summary.get("growth", BRIDGE, "cpu_us", lower),
+        )
+
+
+def _label(peer: str) -> str:
+    return peers.ALL[peer].label
+
+
+def _ratio(place: tuple[str, str, float, bool], left: Value | None, right: Value | None) -> Verdict:
+    if left is None or right is None or not right.median:
+        return Verdict(*place, None)
+    low, high = paired(left.rounds, right.rounds)
+    return Verdict(*place, left.median / right.median, low, high)
+
+
+def _bound(place: tuple[str, str, float, bool], value: Value | None) -> Verdict:
+    if value is None:
+        return Verdict(*place, None)
+    return Verdict(*place, value.median, value.low, value.high)
