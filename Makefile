@@ -58,6 +58,19 @@ fmt: setup ## Mend style and format
 types: setup ## Check types
 	@$(BIN)/mypy
 
+# The peers of the benchmark and its charts live in an environment of their own.
+$(VENV)-bench/.installed: benchmarks/requirements.txt
+	@$(FIND_PYTHON); \
+	"$$python" -m venv --clear "$(VENV)-bench" && \
+	"$(VENV)-bench/bin/python" -m pip install --disable-pip-version-check --quiet -r benchmarks/requirements.txt && \
+	touch "$@"
+
+.PHONY: bench
+bench: setup $(VENV)-bench/.installed ## Measure beside the peers (ARGS='--quick --scenario burst')
+	@if command -v npm >/dev/null && [ ! -d benchmarks/node/node_modules ]; then \
+	  npm ci --prefix benchmarks/node --no-audit --no-fund --loglevel=error; fi
+	@BENCH_PYTHON="$(abspath $(VENV))-bench/bin/python" $(BIN)/python -m benchmarks $(ARGS)
+
 .PHONY: check-compose
 check-compose: setup ## Build the image, run the Compose stack and receive an event through it
 	@deploy/check-compose

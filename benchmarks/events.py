@@ -41,12 +41,12 @@ class Mint:
 
     def topic(self, resource: str, size: int) -> Message:
         """An event for whoever subscribed to ``review.updated``."""
-        data = {"review_id": resource, "changes": {}}
+        data: dict[str, object] = {"review_id": resource, "changes": {}}
         return self._message("topic", "review.updated", resource, data, "changes", size)
 
     def user(self, user: str, size: int) -> Message:
         """An event for every connection of one user."""
-        data = {"upload_id": "u1", "result": {}}
+        data: dict[str, object] = {"upload_id": "u1", "result": {}}
         return self._message(f"user.{user}", "upload.completed", "u1", data, "result", size)
 
     def everybody(self, size: int) -> Message:

@@ -85,7 +85,7 @@ class Storm:
                 f"{answer['ready']} of {self._target} connections are ready, "
                 f"{answer['failed']} failed"
             )
-        return self._count / (answer["ns"] / 1e9)
+        return float(self._count / (answer["ns"] / 1e9))
 
 
 def _packed(scripts: Sequence[Script]) -> bytes:

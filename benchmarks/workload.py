@@ -47,7 +47,7 @@ class Workload:
         return 15 + self.interval * len(self.messages) + self.deliveries * 150e-6
 
     def publish(self, publisher: Publisher) -> float:
-        """Send it through the broker; return the longest that the publisher was late, in seconds."""
+        """Send it through the broker; return how late the publisher was at most, in seconds."""
         if self.interval:
             return publisher.paced(self.messages, self.interval)
         publisher.burst(self.messages)

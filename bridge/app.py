@@ -21,7 +21,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 
-from bridge.broker.connection import Connection
+from bridge.broker.connection import Connection, Nobody
 from bridge.broker.control import Control
 from bridge.broker.ingest import Receive
 from bridge.broker.interests import Interests
@@ -114,6 +114,7 @@ class Bridge:
             catalogue,
             self._flush,
             live_root=live,
+            events_root=subjects.root(Root.EVENTS),
             stream_header=f"Nats-Stream: {settings.bus.stream}\r\n".encode(),
             reject=self._reject,
             max_size=limits.max_message_size,
@@ -350,7 +351,10 @@ class Bridge:
         return self._tickets.redeem(ticket) if owner(ticket) == self._replica else None
 
     async def _redeem_elsewhere(self, ticket: str) -> Identity:
-        found = await self._control.ask(owner(ticket), "redeem", {"ticket": ticket})
+        try:
+            found = await self._control.ask(owner(ticket), "redeem", {"ticket": ticket})
+        except Nobody:
+            raise TicketError("the ticket's replica is gone") from None
         if found is None:
             raise TicketError("the ticket is unknown, used or expired")
         return identity_from_json(found, self._verifier.policy)

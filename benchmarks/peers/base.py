@@ -35,9 +35,17 @@ class Server:
 class Peer(Protocol):
     """One peer. ``marks``: its frames hold several messages, so these are counted by their mark."""
 
-    name: str
-    label: str
-    marks: bool
+    @property
+    def name(self) -> str:
+        """What it is called on the command line."""
+
+    @property
+    def label(self) -> str:
+        """What it is called in tables."""
+
+    @property
+    def marks(self) -> bool:
+        """See above."""
 
     def missing(self) -> str | None:
         """Why this peer can't run here, or None."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib  # type: ignore[import-not-found]  # in the environment of the peers
 
 matplotlib.use("Agg")
 matplotlib.rcParams["svg.hashsalt"] = "bench"  # the same figures give the same file

@@ -9,6 +9,13 @@ from typing import Any
 import uvicorn
 
 
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        assert sockets is not None
+        print("ready", sockets[0].getsockname()[1], flush=True)
+
+
 def serve(app: Any, loop: str = "auto") -> None:
     """Serve until the process is ended."""
     listener = socket.socket()
@@ -22,14 +29,7 @@ def serve(app: Any, loop: str = "auto") -> None:
         ws_ping_interval=30,
         ws_ping_timeout=60,
     )
-    server = uvicorn.Server(config)
-
-    async def main() -> None:
-        running = asyncio.create_task(server.serve(sockets=[listener]))
-        while not server.started and not running.done():
-            await asyncio.sleep(0.01)
-        print("ready", listener.getsockname()[1], flush=True)
-        await running
+    server = _Server(config)
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(main())
+        runner.run(server.serve(sockets=[listener]))

@@ -33,8 +33,15 @@ async def main(url: str) -> None:
         "live.>", cb=on_event, pending_msgs_limit=1_000_000, pending_bytes_limit=1 << 30
     )
     await broker.flush()
-    options = {"ping_interval": 30, "ping_timeout": 60, "compression": None, "backlog": 4096}
-    async with serve(on_client, "127.0.0.1", 0, **options) as server:
+    async with serve(
+        on_client,
+        "127.0.0.1",
+        0,
+        compression=None,
+        ping_interval=30,
+        ping_timeout=60,
+        backlog=4096,
+    ) as server:
         print("ready", next(iter(server.sockets)).getsockname()[1], flush=True)
         await asyncio.Future()
 

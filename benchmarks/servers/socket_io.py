@@ -1,4 +1,4 @@
-"""Peer: python-socketio and nats-py. Rooms are users and topics; an event is emitted as an object."""
+"""Peer: python-socketio and nats-py. Rooms are users and topics; events are emitted as objects."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 from typing import Any
 
 import nats
+import socketio  # type: ignore[import-not-found]  # in the environment of the peers
 from nats.aio.msg import Msg
 
-import socketio
 from benchmarks.servers import asgi
 from benchmarks.servers.routing import introduction
 
@@ -18,7 +18,7 @@ server = socketio.AsyncServer(
 )
 
 
-@server.event
+@server.event  # type: ignore[untyped-decorator]  # of an untyped package
 async def connect(sid: str, environ: dict[str, Any]) -> None:
     """Enter a client's rooms."""
     user, topics = introduction(environ["QUERY_STRING"])

@@ -68,7 +68,7 @@ def _subscribe(client: Client, subject: str, sid: bytes, number: int) -> None:
         pending_msgs_limit=1_000_000,
         pending_bytes_limit=1 << 30,
     )
-    subscription._start(client._error_cb)
+    subscription._start(client._error_cb)  # type: ignore[no-untyped-call]  # nats-py's
     client._subs[number] = subscription
 
 

@@ -53,11 +53,12 @@ class Hub:
         flush: Flush,
         *,
         live_root: str,
+        events_root: str,
         stream_header: bytes,
         reject: Reject,
         max_size: int,
     ) -> None:
-        """``live_root`` is the root's subject without a trailing dot. ``stream_header`` is the
+        """The roots are subjects without a trailing dot. ``stream_header`` is the
         header line of the stream whose sequences make cursors.
         """
         self.stream_identity = b""
@@ -78,6 +79,7 @@ class Hub:
         }
         self._known: Final = frozenset(name.encode() for name in catalogue.types)
         self._root_length: Final = len(live_root) + 1
+        self._events_root: Final = events_root.encode() + b"."
         self.everybody: Final = DirectRoute(
             self, self._types[Audience.ALL], self._root_length + len("all.")
         )
@@ -147,10 +149,11 @@ class Hub:
         return event_type, resource.decode(), text_frame(payload)
 
     def _published(self, subject: bytes, headers: bytes) -> bytes:
-        at = headers.find(_SUBJECT)
-        if at < 0 or self._stream_header not in headers:
-            return subject
-        return headers[at + len(_SUBJECT) : headers.find(b"\r", at)]
+        # Anybody may write these headers, so they only choose between two subjects.
+        stored = self._events_root + subject[self._root_length :]
+        if self._stream_header in headers and b"%b%b\r\n" % (_SUBJECT, stored) in headers:
+            return stored
+        return subject
 
     def _unknown(self, name: bytes) -> EventError:
         if name in self._known:

@@ -7,8 +7,11 @@ bound its owner is told, and nothing is dropped in silence.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 Permits = Callable[[str, str], bool]
 """Whether an event (type, resource token) may go to this receiver."""
@@ -80,7 +83,12 @@ class Flush:
                 frames = outbox.frames
                 if frames:
                     outbox.frames = []
-                    outbox.write(frames[0] if len(frames) == 1 else b"".join(frames))
+                    try:
+                        outbox.write(frames[0] if len(frames) == 1 else b"".join(frames))
+                    except Exception:
+                        # A fault of ours with one connection must not cost the others their flush.
+                        log.exception("a connection could not be written to")
+                        self.forget(outbox)
         if self._paused:
             self._check_bounds()
 

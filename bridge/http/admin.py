@@ -197,7 +197,9 @@ def router(administration: Administration, control: Control, limits: LimitSettin
             update={"timestamp": timestamp(), "id": new_id(), "source": "admin_broadcast"}
         )
         try:
-            text = json.dumps(told.model_dump(exclude_unset=True), allow_nan=False)
+            text = json.dumps(
+                told.model_dump(exclude_unset=True), ensure_ascii=False, allow_nan=False
+            )
             text.encode()
         except ValueError:
             # NaN, an infinity, a lone surrogate: the body's parser takes them, clients can't.

@@ -86,6 +86,7 @@ class View:
     catalogue: Catalogue
     max_subscriptions: int
     max_interests: int
+    max_message_size: int
 
 
 def handle(message: AnyClientMessage, view: View) -> Effect:
@@ -113,7 +114,7 @@ def handle(message: AnyClientMessage, view: View) -> Effect:
             )
 
 
-def _subscribe(message: Subscribe, view: View) -> Change:
+def _subscribe(message: Subscribe, view: View) -> Change | Answer:
     patterns = dict(view.patterns)
     units = sum(len(_resolve(held, view)) for held in patterns.values())
     accepted: list[str] = []
@@ -149,7 +150,7 @@ def _subscribe(message: Subscribe, view: View) -> Change:
     ]
     if not accepted:
         replies.append(_nothing_accepted(message, reasons))
-    return Change(patterns, tuple(replies))
+    return _fitting(Change(patterns, tuple(replies)), view)
 
 
 def _judge(text: str, held: int, view: View) -> Pattern | PatternReason:
@@ -176,12 +177,26 @@ def _nothing_accepted(message: Subscribe, reasons: dict[str, PatternReason]) -> 
     )
 
 
-def _unsubscribe(message: Unsubscribe, view: View) -> Change:
+def _unsubscribe(message: Unsubscribe, view: View) -> Change | Answer:
     left = {text: held for text, held in view.patterns.items() if text not in message.data.events}
     reply = UnsubscriptionAcknowledged(
         data=UnsubscriptionData(events=message.data.events), reply_to=message.id
     )
-    return Change(left, (reply,))
+    return _fitting(Change(left, (reply,)), view)
+
+
+def _fitting(change: Change, view: View) -> Change | Answer:
+    # The answer repeats what was asked, so a client chooses its size.
+    first = change.replies[0]
+    if len(first.to_bytes()) <= view.max_message_size:
+        return change
+    return Answer(
+        error(
+            ErrorCode.MESSAGE_TOO_LARGE,
+            "The answer would be too large: name fewer patterns at a time",
+            reply_to=first.reply_to,
+        )
+    )
 
 
 def _command(message: UploadCancel, resource_id: str, view: View) -> Effect:

@@ -171,6 +171,9 @@ class Session:
         env = self._env
         self.state = advance(self.state, State.CONFIRMING)
         self.identity = identity
+        if identity.expires_at <= time.time():
+            self.close(codes.TOKEN_EXPIRED)  # a ticket can outlive its token
+            return
         self._set_deadline()
         for oldest in env.registry.identify(self, identity.user_id):
             oldest.replace()
@@ -276,9 +279,9 @@ class Session:
         self._want({})
         if identity is not None:
             env.hub.everybody.receivers.pop(self.outbox, None)
+        if self._unit is not None and identity is not None:
             env.hub.users[identity.user].receivers.pop(self.outbox, None)
             env.hub.release_user(identity.user)
-        if self._unit is not None:
             env.interests.release(self._unit)
             self._unit = None
         env.registry.remove(self, None if identity is None else identity.user_id)
@@ -417,6 +420,7 @@ class Session:
             env.catalogue,
             env.limits.max_subscriptions,
             env.limits.max_interests,
+            env.limits.max_message_size,
         )
         try:
             self._apply(handle(message, view), identity)

@@ -1,7 +1,7 @@
-"""uvicorn's HTTP protocol with the bounds that it lacks: time, header bytes, body bytes.
+"""uvicorn's HTTP protocol with the bounds that it lacks.
 
-Without them a peer may hold a connection open with half a request for ever, or send headers or a
-body without end.
+Without them a peer may hold a connection open with half a request for ever, send headers or a body
+without end, ask for a thousand answers in one breath and read none of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,12 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEADER_BYTES: Final = 32 * 1024
 """Most bytes of a request line and its headers; a token is at most 8 KiB."""
+ANSWER_TIMEOUT: Final = 30.0
+"""Seconds for an answer to be made and handed to the transport."""
+MAX_PIPELINED: Final = 8
+"""Requests of one connection that wait for their answers."""
+MAX_CONNECTIONS: Final = 4096
+"""Connections that are no WebSockets (yet), of one process."""
 
 
 def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
@@ -33,7 +39,10 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._expect()
+            if len(self.connections) > MAX_CONNECTIONS:
+                transport.abort()
+            else:
+                self._expect()
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._relax()
@@ -51,8 +60,8 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
         def on_message_begin(self) -> None:
             super().on_message_begin()
             self._body_bytes = 0
-            if self._deadline is None:
-                self._expect()
+            self._relax()
+            self._expect()
 
         def on_body(self, body: bytes) -> None:
             self._body_bytes += len(body)
@@ -61,12 +70,37 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
                 return
             super().on_body(body)
 
+        def on_headers_complete(self) -> None:
+            super().on_headers_complete()
+            if len(self.pipeline) > MAX_PIPELINED:
+                self._cut(HTTPStatus.BAD_REQUEST)
+
         def on_message_complete(self) -> None:
+            if self.transport.is_closing():
+                return  # cut
+            # From here on it is the answer that must be done in time.
             self._relax()
+            self._deadline = self.loop.call_later(ANSWER_TIMEOUT, self.transport.abort)
             super().on_message_complete()
+
+        def on_response_complete(self) -> None:
+            self._relax()
+            super().on_response_complete()
+
+        def timeout_keep_alive_handler(self) -> None:
+            if self.transport.get_write_buffer_size():
+                self.transport.abort()  # it has not read its answer, and a close would wait for it
+            else:
+                super().timeout_keep_alive_handler()
 
         def handle_websocket_upgrade(self) -> None:
             self._relax()
+            busy = self.cycle is not None and not self.cycle.response_complete
+            if busy or self.parser.get_http_version() != "1.1":
+                # An answer that is still to come would be written amid the frames; and the upgrade
+                # is HTTP/1.1's (RFC 6455 §4.2.1).
+                self._cut(HTTPStatus.BAD_REQUEST)
+                return
             # Called while httptools' exception is handled, which tells where the request ended.
             upgraded = sys.exc_info()[1]
             assert isinstance(upgraded, HttpParserUpgrade)
@@ -102,5 +136,8 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
                     "Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
                 )
                 self.transport.close()
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
 
     return BoundedHttp

@@ -46,7 +46,7 @@ class Receiver(Protocol):
         """The connection can be written to again."""
 
     def on_lost(self) -> None:
-        """The connection is over; called once."""
+        """The connection is over, or about to be: nothing more can be sent. Called once."""
 
 
 class Parsers:
@@ -260,6 +260,7 @@ class Socket(asyncio.Protocol):
             self._closing = True
             self._transport.write(bytes((0x88, len(payload))) + payload)
         self._transport.close()
+        self._let_go()
 
     def _fail(self, close: CloseCode) -> None:
         # What follows a broken frame can't be read (RFC 6455 §7.1.7).
@@ -280,6 +281,7 @@ class Socket(asyncio.Protocol):
         self._closing = True
         self._transport.write(frame)
         self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+        self._let_go()
 
     def _lose(self) -> None:
         self._closing = self._lost = True
@@ -288,6 +290,10 @@ class Socket(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        # After a close frame nothing may be written: the owner must not even try.
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.on_lost()

@@ -149,6 +149,10 @@ def _accept(request: bytes, handshake: Handshake) -> str | Refused:
             "A WebSocket handshake is a GET",
             (("Allow", "GET"),),
         )
+    if "," in headers.get("host", ","):
+        return _bad_request("A handshake has one Host")
+    if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
+        return _bad_request("A handshake has no body")
     if headers.get("sec-websocket-version") != "13":
         return Refused(
             HTTPStatus.UPGRADE_REQUIRED,
@@ -162,11 +166,13 @@ def _accept(request: bytes, handshake: Handshake) -> str | Refused:
     except (binascii.Error, ValueError):
         valid = False
     if not valid:
-        return Refused(
-            HTTPStatus.BAD_REQUEST, "BAD_REQUEST", "Sec-WebSocket-Key must be 16 bytes in Base64"
-        )
+        return _bad_request("Sec-WebSocket-Key must be 16 bytes in Base64")
     digest = hashlib.sha1(key.encode("ascii") + _GUID, usedforsecurity=False).digest()
     return base64.b64encode(digest).decode()
+
+
+def _bad_request(message: str) -> Refused:
+    return Refused(HTTPStatus.BAD_REQUEST, "BAD_REQUEST", message)
 
 
 def _refusal(refused: Refused) -> bytes:

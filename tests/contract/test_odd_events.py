@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from schemas.subjects import Root
 from tests.support.bridge import BridgeProcess
-from tests.support.bus import Bus, envelope, everyone, next_message, to_user
+from tests.support.bus import (
+    Bus,
+    envelope,
+    everyone,
+    next_message,
+    protocol,
+    to_user,
+    with_header,
+)
 from tests.support.clients import Clients, new_user
 
 OK = json.dumps(envelope(to_user("x", "system.notification"), {"message": "MARK"})).encode()
@@ -175,18 +181,7 @@ async def test_broken_headers(bridge: BridgeProcess, header: bytes) -> None:
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
         subject = bus.subjects.event(Root.LIVE, to_user(client.user, "system.notification"))
-        place = urlsplit(bridge.nats_url)
-        reader, writer = await asyncio.open_connection(place.hostname, place.port)
-        try:
-            writer.write(b'CONNECT {"verbose":false,"headers":true}\r\n')
-            size = f"{len(header)} {len(header) + len(OK)}".encode()
-            writer.write(b"HPUB " + subject.encode() + b" " + size + b"\r\n")
-            writer.write(header + OK + b"\r\nPING\r\n")
-            async with asyncio.timeout(5):
-                while (line := await reader.readline()) and not line.startswith((b"PONG", b"-ERR")):
-                    pass
-        finally:
-            writer.close()
+        await protocol(bridge.nats_url, with_header(subject.encode(), header, OK))
         marker = await bus.marker(client.user)
         for message in await client.until(marker):
             assert message["data"] == {"message": "MARK"}

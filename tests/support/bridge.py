@@ -32,8 +32,9 @@ READY = re.compile(r"bridge ready on (https?://\S+)")
 NEVER = re.compile(
     r"Traceback \(most recent call last\)|was never retrieved|was never awaited"
     r"|Exception in callback|Task was destroyed|Unhandled"
+    r"|eyJ[\w-]{8,}"  # how each part of a token begins
 )
-"""What no log of a bridge holds, whatever its peers do."""
+"""What no log of a bridge holds, whatever its peers do: signs of a crash, and tokens."""
 START_DEADLINE = 20.0
 STOP_DEADLINE = 30.0
 """What the contract allows between SIGTERM and the exit, in seconds."""
@@ -187,8 +188,8 @@ def delete_stream(nats_url: str, name: str) -> None:
 def finish(bridges: Sequence[BridgeProcess]) -> None:
     """Stop bridges, all at once, and check what holds for every end of every test.
 
-    Each exits with 0 in time, and its log shows no crash: what tests do to it are a peer's
-    mistakes, or none.
+    Each exits with 0 in time, and its log shows no crash and no token: what tests do to it are a
+    peer's mistakes, or none.
     """
     running = [bridge for bridge in bridges if bridge.returncode is None]
     for bridge in running:

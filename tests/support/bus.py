@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final, Protocol, Self
+from urllib.parse import urlsplit
 
 import nats
 from nats.aio.client import Client as NatsClient
@@ -155,6 +157,31 @@ class Bus:
     async def watch_rejected(self) -> Subscription:
         """Subscribe to all that bridges refuse."""
         return await self.watch(self.subjects.root(Root.REJECTED) + ".>")
+
+
+async def protocol(url: str, data: bytes) -> None:
+    """Send bytes to the broker as they stand, as no library would; return when it has read them.
+
+    The broker may cut the connection for them.
+    """
+    place = urlsplit(url)
+    reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    try:
+        writer.write(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\n')
+        writer.write(data + b"PING\r\n")
+        async with asyncio.timeout(5):
+            while (line := await reader.readline()) and not line.startswith((b"PONG", b"-ERR")):
+                pass
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+
+
+def with_header(subject: bytes, header: bytes, payload: bytes) -> bytes:
+    """Return what publishes a payload behind these bytes as its header block."""
+    sizes = b"%d %d" % (len(header), len(header) + len(payload))
+    return b"HPUB " + subject + b" " + sizes + b"\r\n" + header + payload + b"\r\n"
 
 
 async def next_message(subscription: Subscription, deadline: float = 5.0) -> Msg:

@@ -56,7 +56,7 @@ class Bench:
     """A verifier at a time of the test's choosing, and tokens that it accepts."""
 
     def __init__(self, clock: Clock, **chosen: Any) -> None:
-        self.settings = IdentitySettings(**{"jwt_secret": SECRET, **chosen})
+        self.settings = IdentitySettings(**{"jwt_secret": SECRET, "jwt_leeway": 0.0, **chosen})
         self.clock = clock
         self.verifier = TokenVerifier(
             self.settings, CATALOGUE, load_keys(self.settings), clock=clock

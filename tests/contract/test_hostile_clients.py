@@ -1,0 +1,153 @@
+"""Clients that mean harm: whatever one does, the others are served as before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import statistics
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support.bridge import BridgeProcess, StartBridge
+from tests.support.bus import Bus, everyone
+from tests.support.clients import Client, Clients, mint, new_user
+from tests.support.lean import CLOSE, TEXT, LeanClient, masked
+
+BAD_FRAMES = {
+    "reserved bit": b"\xc1\x80" + bytes(4),
+    "unknown opcode": b"\x83\x80" + bytes(4),
+    "unmasked": b"\x81\x02{}",
+    "fragmented ping": b"\x09\x80" + bytes(4),
+    "long ping": b"\x89\xfe\x00\x7e" + bytes(4 + 126),
+    "nothing to continue": masked(0, b"x"),
+    "not UTF-8": masked(TEXT, b"\xff"),
+    "too big": b"\x81\xff" + (1 << 40).to_bytes(8, "big") + bytes(4),
+    "close with half a code": masked(CLOSE, b"\x03"),
+    "close with a wrong code": masked(CLOSE, (999).to_bytes(2, "big")),
+    "close, then more": masked(CLOSE, (1000).to_bytes(2, "big")) + masked(TEXT, b"{}") * 3,
+}
+
+
+async def rude(bridge: BridgeProcess) -> tuple[LeanClient, asyncio.Event]:
+    """Return a client that never answers, and whether it was sent a close frame."""
+    opened, closed = asyncio.Event(), asyncio.Event()
+
+    def on_frame(opcode: int, payload: bytes) -> None:
+        opened.set()
+        if opcode == CLOSE:
+            closed.set()
+
+    client = await LeanClient.connect(bridge.url, f"/ws/{mint(new_user())}", on_frame)
+    async with asyncio.timeout(5):
+        await opened.wait()
+    return client, closed
+
+
+@pytest.mark.parametrize("name", BAD_FRAMES)
+async def test_bad_frame(bridge: BridgeProcess, name: str) -> None:
+    """A frame against the protocol closes its own connection; events go on for all others.
+
+    The one who sent it leaves its TCP connection open, and does not answer the close.
+    """
+    async with Clients(bridge.url) as clients, Bus(bridge) as bus:
+        before = await clients.join()
+        client, closed = await rude(bridge)
+        after = [await clients.join() for _ in range(3)]
+        try:
+            client.transport.write(BAD_FRAMES[name])
+            async with asyncio.timeout(5):
+                await closed.wait()
+            for _ in range(5):
+                event = await bus.publish(everyone("system.notification"))
+                for each in (before, *after):
+                    await each.expect_event(event)
+                    await each.ping()
+        finally:
+            client.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def latency_of(client: Client, worst: float) -> AsyncIterator[None]:
+    """See that a client's pings are answered all the while, as a rule within this time."""
+    times: list[float] = []
+    done = asyncio.Event()
+
+    async def measure() -> None:
+        while not done.is_set() or not times:
+            before = time.perf_counter()
+            await client.ping()
+            times.append(time.perf_counter() - before)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await done.wait()
+
+    measuring = asyncio.create_task(measure())
+    try:
+        yield
+    finally:
+        done.set()
+        await measuring
+    assert statistics.median(times) < worst, (statistics.median(times), len(times))
+
+
+FLOODS = {
+    "pings": masked(0x9, b""),
+    "pongs": masked(0xA, b""),
+    "empty fragments": b"\x00\x80" + bytes(4),
+    "messages": masked(TEXT, b"{}"),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+@pytest.mark.parametrize("path", ["/ws", "/ws/{token}"])
+async def test_flood_of_frames(start_bridge: StartBridge, name: str, path: str) -> None:
+    """A client that sends the smallest frames as fast as it can holds up no other client."""
+    bridge = start_bridge(BRIDGE_RATE_LIMIT_MESSAGES="100000")
+    async with Clients(bridge.url) as clients:
+        friend = await clients.join()
+        client = await LeanClient.connect(
+            bridge.url, path.format(token=mint(new_user())), lambda *_: None
+        )
+        if name == "empty fragments":
+            client.transport.write(b"\x01\x80" + bytes(4))
+        piece = FLOODS[name] * 2_000
+        try:
+            async with latency_of(friend, 0.2):
+                end = time.monotonic() + 1
+                while time.monotonic() < end and not client.transport.is_closing():
+                    if client.transport.get_write_buffer_size() < 1 << 20:
+                        client.transport.write(piece)
+                    await asyncio.sleep(0)
+        finally:
+            client.transport.abort()
+        await friend.ping()
+    assert bridge.output.count("\n") < 2_000, "a flood of frames must not become one of log lines"
+
+
+WIDE = {
+    "wide": [f"*.*.r{number}" for number in range(1000)],
+    "narrower": [f"upload.*.r{number}" for number in range(1000)],
+    "unknown": [f"zz.y{number}" for number in range(1000)],
+    "malformed": [f"{'x' * 40}..{number}" for number in range(1000)],
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+async def test_many_patterns(start_bridge: StartBridge, name: str) -> None:
+    """A client that asks for a thousand patterns again and again holds up no other client."""
+    bridge = start_bridge(BRIDGE_RATE_LIMIT_MESSAGES="100000")
+    async with Clients(bridge.url) as clients:
+        friend = await clients.join()
+        client = await clients.join()
+        message = json.dumps({"type": "subscribe", "data": {"events": WIDE[name]}})
+        async with latency_of(friend, 0.2):
+            for _ in range(10):
+                await client.send_raw(message)
+                await client.send("ping", id="done")
+                async with asyncio.timeout(20):
+                    while (await client.receive(20)).get("reply_to") != "done":
+                        pass
+        await friend.ping()

@@ -1,0 +1,147 @@
+"""The listener's bounds, against a real uvicorn: a request that is slow, or too large."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+import uvicorn
+
+from bridge.sockets.listener import MAX_HEADER_BYTES, bounded_http
+
+MAX_BODY = 2000
+Scope = dict[str, Any]
+
+
+class App:
+    """An ASGI application that answers with the length of the body it got."""
+
+    def __init__(self) -> None:
+        self.bodies: list[int] = []
+
+    async def __call__(
+        self,
+        scope: Scope,
+        receive: Callable[[], Awaitable[Scope]],
+        send: Callable[[Scope], Awaitable[None]],
+    ) -> None:
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            size += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        self.bodies.append(size)
+        body = str(size).encode()
+        headers = [(b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+@contextlib.asynccontextmanager
+async def serving(timeout: float) -> AsyncIterator[tuple[int, App]]:
+    """Run uvicorn with the bounded protocol on a free port."""
+    app = App()
+    listener = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]  # uvicorn's own types of ASGI
+        http=bounded_http(timeout, MAX_BODY),
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+    )
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    await server.startup(sockets=[listener])
+    try:
+        yield listener.getsockname()[1], app
+    finally:
+        server.should_exit = True
+        await server.shutdown()
+
+
+async def exchange(port: int, *pieces: bytes) -> bytes:
+    """Send a request in these pieces and return all that comes until the server closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = b""
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+        async with asyncio.timeout(5):
+            while chunk := await reader.read(65_536):
+                answer += chunk
+                if not answer.startswith(b"HTTP/1.1 4") and answer.count(b"\r\n\r\n"):
+                    break
+    except ConnectionError:
+        pass
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+    return answer
+
+
+def post(size: int, *, sent: int | None = None) -> bytes:
+    """A POST that announces a body of this size, and holds so much of it."""
+    body = b"x" * (size if sent is None else sent)
+    return b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (size, body)
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [b"", b"G", b"GET / HTTP/1.1\r\nHost: a\r\n", post(100, sent=50)],
+    ids=["nothing", "a byte", "half its headers", "half its body"],
+)
+async def test_a_request_that_does_not_become_whole_is_408(piece: bytes) -> None:
+    """Headers or body: after the time allowed the connection is told so, and closed."""
+    async with serving(timeout=0.1) as (port, app):
+        answer = await exchange(port, piece)
+    assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert b"Connection: close" in answer
+    assert app.bodies == []
+
+
+async def test_headers_have_a_bound() -> None:
+    """More bytes of headers than anybody needs: 431, before they are whole."""
+    async with serving(timeout=5) as (port, _):
+        big = b"GET / HTTP/1.1\r\nHost: a\r\nX: "
+        answer = await exchange(port, big + b"x" * (MAX_HEADER_BYTES + MAX_BODY + 10))
+        assert answer.startswith(b"HTTP/1.1 431 ")
+        token = b"x" * 8192
+        assert (await exchange(port, big + token + b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+
+async def test_a_body_has_a_bound() -> None:
+    """The largest body passes; one byte more is 413, announced or in chunks."""
+    async with serving(timeout=5) as (port, app):
+        assert (await exchange(port, post(MAX_BODY))).startswith(b"HTTP/1.1 200 ")
+        assert (await exchange(port, post(MAX_BODY + 1))).startswith(b"HTTP/1.1 413 ")
+        chunks = b"%x\r\n%b\r\n" % (500, b"x" * 500)
+        head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+        assert (await exchange(port, head, *[chunks] * 5)).startswith(b"HTTP/1.1 413 ")
+    assert app.bodies == [MAX_BODY]
+
+
+async def test_the_time_is_for_each_request() -> None:
+    """A connection that is kept alive has its bounds anew for every request."""
+    async with serving(timeout=0.2) as (port, app):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(3):
+            writer.write(post(MAX_BODY))
+            async with asyncio.timeout(5):
+                head = await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(len(str(MAX_BODY)))
+            assert head.startswith(b"HTTP/1.1 200 ")
+        writer.write(b"GET / HT")
+        async with asyncio.timeout(5):
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+        await writer.wait_closed()
+    assert app.bodies == [MAX_BODY] * 3
