@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import random
 import secrets
@@ -54,6 +55,8 @@ log = logging.getLogger(__name__)
 
 BACKLOG: Final = 2048
 """Connections that the kernel completes while the loop is busy."""
+ACCEPTS: Final = 2
+"""Connections that one loop iteration accepts: a storm of them must not hold up deliveries."""
 CLOSE_PATIENCE: Final = 5.0
 """Seconds at the end of a drain for clients to answer their close frame."""
 KEY_REFRESH: Final = 300.0
@@ -213,6 +216,8 @@ class Bridge:
             # 4. Clients.
             self._server.lifespan = self._server.config.lifespan_class(self._server.config)
             await self._server.startup(sockets=[listener])
+            # asyncio accepts as many at a time as the backlog it is given; the kernel holds more.
+            listener.listen(BACKLOG)
         except BrokerUnavailable as problem:
             listener.close()
             await self._connection.close()
@@ -408,7 +413,7 @@ class Bridge:
             forwarded_allow_ips=list(settings.server.trusted_proxies),
             ssl_certfile=settings.server.tls_cert,
             ssl_keyfile=settings.server.tls_key,
-            backlog=BACKLOG,
+            backlog=ACCEPTS,
         )
         try:
             config.load()
@@ -453,7 +458,11 @@ async def serve(settings: BridgeSettings, on_ready: Callable[[str], None]) -> No
         loop.add_signal_handler(number, on_signal)
     try:
         bridge = Bridge(settings, loop)
-        on_ready(await bridge.start())
+        url = await bridge.start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 1000)
+        on_ready(url)
         await stop.wait()
         stopping = loop.create_task(bridge.stop())
         hurried = loop.create_task(hurry.wait())

@@ -133,6 +133,18 @@ async def test_upgrade_on_a_used_connection(bridge: BridgeProcess) -> None:
         await raw.message("connection.established")
 
 
+async def test_upgrade_behind_a_request(bridge: BridgeProcess) -> None:
+    """An upgrade that does not wait for the answer before it never gets that into its stream."""
+    async with tcp(bridge) as raw:
+        plain = b"GET /livez HTTP/1.1\r\nHost: bridge\r\n\r\n"
+        close = masked(CLOSE, (1000).to_bytes(2, "big"))
+        raw.writer.write(plain + handshake(f"/ws/{mint(new_user())}"))
+        raw.writer.write(close)
+        answer = await raw.end()
+        upgraded = answer.find(b"HTTP/1.1 101 ")
+        assert b"HTTP/1.1 200 " not in answer[upgraded:] or upgraded == -1
+
+
 @pytest.mark.parametrize("abrupt", [True, False])
 async def test_client_that_vanishes(bridge: BridgeProcess, abrupt: bool) -> None:
     """A connection that is reset, or ended without a close frame, is forgotten at once."""

@@ -19,13 +19,15 @@ from tests.support.clients import Clients, http, new_user
 async def nothing_lost(bridge: BridgeProcess) -> AsyncIterator[None]:
     """See that a client gets each event that is published during the block, in order."""
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
-        client = await clients.join()
+        client = await clients.join(query={"direct": "off"})
+        await client.subscribe("file.ready")
+        address = to_user(client.user, "file.ready", "1")
         done = asyncio.Event()
         ids: list[str] = []
 
         async def publish() -> None:
             while not done.is_set():
-                ids.append(await bus.marker(client.user))
+                ids.append(await bus.publish(address))
                 await asyncio.sleep(0.002)
 
         publishing = asyncio.create_task(publish())
@@ -34,7 +36,7 @@ async def nothing_lost(bridge: BridgeProcess) -> AsyncIterator[None]:
         finally:
             done.set()
             await publishing
-        end = await bus.marker(client.user)
+        end = await bus.publish(address)
         received = [message["id"] for message in await client.until(end)]
         assert received == ids, f"{len(set(ids) - {*received})} of {len(ids)} lost"
     async with http(bridge.url) as probe:

@@ -11,7 +11,7 @@ from schemas import codes
 from schemas.subjects import Root
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus, everyone, next_message, to_user, topic
-from tests.support.clients import Clients, mint, new_user, ticket
+from tests.support.clients import Clients, http, mint, new_user, ticket
 
 StartPair = Callable[[], tuple[BridgeProcess, BridgeProcess]]
 
@@ -90,3 +90,29 @@ async def test_one_goes_the_other_stays(start_pair: StartPair) -> None:
         event = await bus.publish(topic("review.updated", "1"), root=Root.EVENTS)
         await staying.expect_event(event)
         await there.join(going.user)
+
+
+async def test_admin_of_both(start_pair: StartPair) -> None:
+    """An admin who comes to one replica sees, tells and sends away the clients of both."""
+    first, second = start_pair()
+    token = mint(new_user("admin"), role="admin")
+    async with (
+        Clients(first.url) as here,
+        Clients(second.url) as there,
+        http(first.url, token) as admin,
+    ):
+        near, far, other = await here.join(), await there.join(), await there.join()
+        listed = (await admin.get("/ws/connections")).json()["data"]
+        assert {each["connection_id"] for each in listed} == {near.id, far.id, other.id}
+        detail = await admin.get(f"/ws/connections/{far.id}")
+        assert detail.json()["data"]["user_id"] == far.user
+        body = {"type": "system.notification", "data": {"message": "to all"}}
+        told = (await admin.post("/ws/broadcast", json=body)).json()["data"]
+        assert told["connections_reached"] == 3
+        for client in (near, far, other):
+            assert (await client.receive())["id"] == told["message_id"]
+        assert (await admin.delete(f"/ws/connections/{far.id}")).is_success
+        await far.expect_close(codes.RECONNECT)
+        assert (await admin.post(f"/ws/users/{other.user}/disconnect")).is_success
+        await other.expect_close(codes.RECONNECT)
+        await near.ping()

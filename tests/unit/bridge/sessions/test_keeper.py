@@ -1,0 +1,151 @@
+"""The keeper: one timer for all connections, driven here by a loop whose time a test moves."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+import pytest
+
+from bridge.sessions.keeper import Keeper
+from bridge.sessions.registry import Registry
+from bridge.settings import LimitSettings
+from schemas.codes import HEARTBEAT_TIMEOUT, CloseCode
+from tests.support.scripted_peer import ScriptedLoop
+
+FAR = 1e12
+
+
+class Connection:
+    """As much of a session as the keeper looks at."""
+
+    def __init__(self, loop: ScriptedLoop, name: str) -> None:
+        self._loop = loop
+        self.id = name
+        self.last_seen = loop.now
+        self.next_ping = loop.now + 30
+        self.deadline = FAR
+        self.pings: list[float] = []
+        self.deadlines = 0
+        self.closes: list[CloseCode] = []
+        self.registry: Registry | None = None
+
+    def ping(self, now: float) -> None:
+        self.pings.append(now)
+        self.next_ping = now + 30
+
+    def on_deadline(self, now: float) -> None:
+        self.deadlines += 1
+        self.deadline = FAR
+
+    def close(self, close: CloseCode) -> None:
+        self.closes.append(close)
+        if self.registry is not None:
+            self.registry.remove(self, None)  # type: ignore[arg-type]  # a stand-in
+
+
+class Scene:
+    """A keeper with the default limits, and connections to look after."""
+
+    def __init__(self) -> None:
+        self.loop = ScriptedLoop()
+        self.registry = Registry(max_connections=10, max_per_user=3)
+        self.chores: list[Callable[[], object]] = []
+        self.keeper = Keeper(
+            self.registry,
+            LimitSettings(),
+            self.loop,  # type: ignore[arg-type]  # as much of a loop as it needs
+            self.chores,
+        )
+
+    def join(self, name: str = "a") -> Connection:
+        connection = Connection(self.loop, name)
+        self.registry.add(connection)  # type: ignore[arg-type]
+        connection.registry = self.registry
+        return connection
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """A new one for each test, already ticking."""
+    scene = Scene()
+    scene.keeper.start()
+    return scene
+
+
+def test_a_connection_is_pinged_once_an_interval(scene: Scene) -> None:
+    """Whatever the tick is, pings are as far apart as the setting says."""
+    connection = scene.join()
+    for _ in range(5):
+        scene.loop.advance(30)
+        connection.last_seen = scene.loop.now
+    assert [round(at) for at in connection.pings] == [30, 60, 90, 120, 150]
+
+
+def test_a_silent_connection_is_closed(scene: Scene) -> None:
+    """Nothing heard for longer than the timeout: 4000, within a tick of it, and once."""
+    connection = scene.join()
+    scene.loop.advance(60)
+    assert connection.closes == []
+    scene.loop.advance(2)
+    assert connection.closes == [HEARTBEAT_TIMEOUT]
+    scene.loop.advance(10)
+    assert connection.closes == [HEARTBEAT_TIMEOUT]
+
+
+def test_any_sign_of_life_keeps_it(scene: Scene) -> None:
+    """What was heard last counts."""
+    connection, silent = scene.join("a"), scene.join("b")
+    for _ in range(4):
+        scene.loop.advance(50)
+        connection.last_seen = scene.loop.now
+    assert connection.closes == []
+    assert silent.closes == [HEARTBEAT_TIMEOUT]
+
+
+def test_a_deadline_that_passed_is_told(scene: Scene) -> None:
+    """A session's own deadline is a Unix time; one in the future waits."""
+    due, not_due = scene.join("a"), scene.join("b")
+    due.deadline = time.time() - 1
+    scene.loop.advance(2)
+    assert (due.deadlines, not_due.deadlines) == (1, 0)
+
+
+def test_it_stops(scene: Scene) -> None:
+    """No timer is left, and stopping twice does no harm."""
+    connection = scene.join()
+    scene.keeper.stop()
+    scene.keeper.stop()
+    scene.loop.advance(100)
+    assert connection.pings == []
+    assert connection.closes == []
+    assert all(timer.cancelled for timer in scene.loop.timers)
+
+
+def test_the_chores_are_done_each_tick_whatever_one_of_them_does(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A chore that fails is logged; the others are done and the ticking goes on."""
+    done: list[float] = []
+
+    def fail() -> None:
+        raise RuntimeError("a fault")
+
+    scene.chores += [fail, lambda: done.append(scene.loop.now)]
+    with caplog.at_level(logging.ERROR):
+        scene.loop.advance(3)
+    assert len(done) == 3
+    assert len(caplog.records) == 3
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "timeout", "expected"), [(30, 60, 1.0), (0.2, 1, 0.1), (1, 1.2, 0.3)]
+)
+def test_short_limits_make_short_ticks(heartbeat: float, timeout: float, expected: float) -> None:
+    """A tick is short beside what it has to notice, and never longer than a second."""
+    loop = ScriptedLoop()
+    limits = LimitSettings(heartbeat_interval=heartbeat, connection_timeout=timeout)
+    registry = Registry(max_connections=1, max_per_user=1)
+    Keeper(registry, limits, loop, ()).start()  # type: ignore[arg-type]
+    assert [timer.at for timer in loop.timers] == [pytest.approx(expected)]
