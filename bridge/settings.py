@@ -305,6 +305,13 @@ class LimitSettings(Settings):
     queue_bytes: int = Field(
         1024 * 1024, alias="BRIDGE_QUEUE_BYTES", ge=1024, description="bytes of those messages"
     )
+    stall_timeout: float = Field(
+        30.0,
+        alias="BRIDGE_STALL_TIMEOUT",
+        gt=0,
+        le=3600,
+        description="a connection that can't be written to for this long is closed (seconds)",
+    )
     failed_handshakes: int = Field(
         60,
         alias="BRIDGE_FAILED_HANDSHAKES",

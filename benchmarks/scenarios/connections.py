@@ -21,13 +21,14 @@ HEARTBEAT = 30.0
 """Seconds between the pings of a server to each connection: one round of them is watched."""
 
 
-def _idle(first: int, count: int) -> list[Client]:
+def idle(first: int, count: int) -> list[Client]:
+    """Clients that want something of which nothing is published."""
     return [Client(f"idle{at}", (QUIET,)) for at in range(first, first + count)]
 
 
 def _memory(peer: Peer, context: Context) -> Metrics:
     count = context.scaled(5000, 2000)
-    with Trial(peer, _idle(0, BEFORE + count), connected=BEFORE) as trial:
+    with Trial(peer, idle(0, BEFORE + count), connected=BEFORE) as trial:
         time.sleep(PAST_THE_GROWTH)
         before = trial.server.memory
         trial.load.connect(BEFORE + count, window=WINDOW)
@@ -41,7 +42,7 @@ def _storm(peer: Peer, context: Context) -> Metrics:
 
 def _rate(peer: Peer, context: Context) -> Metrics:
     count = context.scaled(5000, 2000)
-    with Trial(peer, _idle(0, BEFORE + count), connected=BEFORE) as trial:
+    with Trial(peer, idle(0, BEFORE + count), connected=BEFORE) as trial:
         cpu = trial.server.cpu, trial.load.process.cpu
         began = time.monotonic()
         rate = trial.load.connect(BEFORE + count, window=WINDOW)
@@ -57,7 +58,7 @@ def _beside(peer: Peer, context: Context) -> Metrics:
     """Latency of paced traffic, before and while the storm goes on."""
     receivers, rate = 100, 100
     count = context.scaled(5000, 2000)
-    clients = subscribers(receivers) + _idle(0, count)
+    clients = subscribers(receivers) + idle(0, count)
     mint = Mint()
     with Trial(peer, clients, connected=receivers) as trial:
         trial.measure(to_all(mint, rate, receivers, rate=rate))
@@ -84,7 +85,7 @@ def _beside(peer: Peer, context: Context) -> Metrics:
 
 def _stillness(peer: Peer, context: Context) -> Metrics:
     count = context.scaled(10_000, 3000)
-    with Trial(peer, _idle(0, count)) as trial:
+    with Trial(peer, idle(0, count)) as trial:
         time.sleep(PAST_THE_GROWTH)
         cpu, began = trial.server.cpu, time.monotonic()
         time.sleep(HEARTBEAT)

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import nats.errors
 from nats.aio.client import Client
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 PING_INTERVAL: Final = 5
 """Seconds between nats-py's own PINGs; with two outstanding, a dead peer shows within 15 s."""
+FAREWELL: Final = 2.0
+"""Seconds that each step of closing may take."""
 
 
 class Nobody(BrokerUnavailable):
@@ -197,20 +199,22 @@ class Connection:
         self.write(b"".join((line, head, payload, b"\r\n")))
 
     async def close(self) -> None:
-        """Drain and close, within the time allowed; safe to call twice."""
+        """Drain and close, within a few seconds even when NATS is frozen; safe to call twice."""
         self._closing = True
         if self._reopening is not None:
             self._reopening.cancel()
-        client: Any = self._client
+        client = self._client
         if client.is_closed:
             return
         try:
-            async with asyncio.timeout(self._settings.timeout):
-                if client.is_connected and not client.is_reconnecting:
-                    await client.drain()
-                else:
-                    await client.close()
-        except (TimeoutError, OSError, nats.errors.Error) as error:
-            log.warning("nats: not drained: %s", error or type(error).__name__)
-            with contextlib.suppress(Exception):
+            # Only a NATS that answers can be drained: nats-py would wait for it without an end.
+            await self.round_trip(FAREWELL)
+            async with asyncio.timeout(2 * FAREWELL):
+                await client.drain()
+            return
+        except (BrokerUnavailable, TimeoutError, OSError, nats.errors.Error) as problem:
+            log.warning("nats: not drained: %s", str(problem) or type(problem).__name__)
+        ingest.cut(client)
+        with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
+            async with asyncio.timeout(FAREWELL):
                 await client.close()

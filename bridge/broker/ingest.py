@@ -190,6 +190,14 @@ def write(client: Client, operations: bytes) -> None:
     transport.write(operations)
 
 
+def cut(client: Client) -> None:
+    """End the connection without waiting for anybody; for a client that does not close."""
+    transport: Any = client._transport
+    writer = getattr(transport, "_io_writer", None)
+    if writer is not None:
+        writer.transport.abort()
+
+
 def await_pong(client: Client, latch: Latch) -> None:
     """Register who waits for the PONG of a PING that is written right after this call."""
     client._pongs.append(latch)  # type: ignore[arg-type]  # a list of futures to nats-py

@@ -28,6 +28,7 @@ class Keeper:
         """``chores`` are done each tick too; they must be quick."""
         self._registry: Final = registry
         self._timeout: Final = limits.connection_timeout
+        self._stall: Final = limits.stall_timeout
         self._interval: Final = min(
             1.0, limits.heartbeat_interval / 2, (limits.connection_timeout) / 4
         )
@@ -50,8 +51,13 @@ class Keeper:
         now, wall = self._loop.time(), time.time()
         silent_since = now - self._timeout
         for session in self._registry:
+            session.signs = 0
             if session.last_seen < silent_since:
                 session.close(codes.HEARTBEAT_TIMEOUT)
+                continue
+            stalled = session.stalled_since
+            if stalled is not None and stalled <= now - self._stall:
+                session.close(codes.SLOW_CONSUMER)
                 continue
             if session.deadline <= wall:
                 session.on_deadline(wall)

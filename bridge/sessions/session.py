@@ -7,6 +7,7 @@ the callables and objects in :class:`Surroundings`.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
@@ -64,6 +65,8 @@ FEATURES: Final = (
     "commands",
     "auth_refresh",
 )
+MAX_SIGNS: Final = 1000
+"""Pings, pongs and fragments between two ticks; a message of the largest size has fewer."""
 MAX_EARLY: Final = 100
 """Messages that may come before ``connection.established`` is sent."""
 
@@ -134,6 +137,8 @@ class Session:
         "next_ping",
         "outbox",
         "patterns",
+        "signs",
+        "stalled_since",
         "state",
     )
 
@@ -161,6 +166,9 @@ class Session:
         self.message_count = 0
         self.error_count = 0
         self.errors_in_row = 0
+        self.signs = 0
+        """Frames that were no messages since the keeper's last tick."""
+        self.stalled_since: float | None = None
         env.registry.add(self)
         socket.start(self)
 
@@ -184,6 +192,7 @@ class Session:
     def identify_later(self, answer: Awaitable[Identity], reply_to: str | None = None) -> None:
         """Who it is takes a while to find out; until then nothing of the client is read."""
         self._early = []
+        self.deadline = math.inf  # what it waits for has a deadline of its own
         self._socket.hold()
         self._env.spawn(self._identify(answer, reply_to))
 
@@ -309,8 +318,11 @@ class Session:
             self.close(codes.TRY_AGAIN_LATER)
 
     def on_sign_of_life(self) -> None:
-        """A ping or a pong."""
+        """A frame that is no message: a ping, a pong, a fragment."""
         self.last_seen = self._env.clock()
+        self.signs += 1
+        if self.signs > MAX_SIGNS:
+            self.close(codes.TOO_MANY_ERRORS)
 
     @property
     def is_gone(self) -> bool:
@@ -329,10 +341,12 @@ class Session:
 
     def on_pause(self) -> None:
         """The client reads too slowly for now."""
+        self.stalled_since = self._env.clock()
         self._env.hub.flush.pause(self.outbox)
 
     def on_resume(self) -> None:
         """The client reads again."""
+        self.stalled_since = None
         self._env.hub.flush.resume(self.outbox)
 
     def on_lost(self) -> None:

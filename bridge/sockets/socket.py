@@ -23,6 +23,9 @@ from schemas.codes import (
     CloseCode,
 )
 
+SLICE: Final = 8 * 1024
+"""Bytes of one connection that are read in one loop iteration: 8 KiB of empty frames take about as
+long as the others may have to wait."""
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a peer has to answer a close frame before the connection is cut."""
 
@@ -37,7 +40,7 @@ class Receiver(Protocol):
         """A whole message; text is valid UTF-8."""
 
     def on_sign_of_life(self) -> None:
-        """The peer answered a ping, or sent one."""
+        """The peer answered a ping, sent one, or is in the middle of a message."""
 
     def on_pause(self) -> None:
         """The connection can't be written to for now."""
@@ -84,12 +87,14 @@ class Socket(asyncio.Protocol):
         "_buffer",
         "_closing",
         "_deaf",
+        "_held",
         "_loop",
         "_lost",
         "_parser",
         "_parsers",
         "_pong",
         "_receiver",
+        "_rest",
         "_text",
         "_timer",
         "_transport",
@@ -109,21 +114,27 @@ class Socket(asyncio.Protocol):
         self._pong: bytes | None = None
         self._closing = False
         self._deaf = False
+        self._held = False
+        self._rest: bytes | None = None
         self._lost = False
         self._timer: asyncio.TimerHandle | None = None
         self.paused = False
 
     def hold(self) -> None:
         """Read nothing until :meth:`start`; for an owner that has to wait for something first."""
-        self._transport.pause_reading()
+        self._held = True
+        self._choose_reading()
 
     def start(self, receiver: Receiver) -> None:
         """Hand what comes in to this receiver from now on."""
         self._receiver = receiver
         if self._transport.is_closing():
             self._loop.call_soon(self._lose)
-        elif not self._transport.is_reading():
-            self._transport.resume_reading()
+        elif self._held:
+            self._held = False
+            if self._rest is not None:
+                self._loop.call_soon(self._read_slice)
+            self._choose_reading()
 
     def ping(self) -> None:
         """Ask for a sign of life, unless the connection can't take it now."""
@@ -150,8 +161,10 @@ class Socket(asyncio.Protocol):
         if self._closing:
             return
         self._finish(close_frame(close))
-        if not self._transport.is_reading():
-            self._transport.resume_reading()
+        self._held = False
+        if self._rest is not None:
+            self._loop.call_soon(self._read_slice)
+        self._choose_reading()
 
     def abort(self) -> None:
         """Cut the connection without another byte."""
@@ -161,6 +174,35 @@ class Socket(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the peer."""
+        if self._rest is not None:
+            self._rest += data
+        elif len(data) <= SLICE and not self._held:
+            self._read(data)
+        else:
+            self._rest = data
+            self._choose_reading()
+            self._loop.call_soon(self._read_slice)
+
+    def _read_slice(self) -> None:
+        rest = self._rest
+        if rest is None or self._held:
+            return
+        self._rest = rest[SLICE:] or None
+        self._read(rest[:SLICE])
+        if self._rest is not None:
+            self._loop.call_soon(self._read_slice)
+        self._choose_reading()
+
+    def _choose_reading(self) -> None:
+        wanted = not self._held and self._rest is None
+        transport = self._transport
+        if wanted is not transport.is_reading() and not transport.is_closing():
+            if wanted:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+
+    def _read(self, data: bytes) -> None:
         if self._deaf:
             return
         parser = self._parser or self._parsers.take()
@@ -179,6 +221,8 @@ class Socket(asyncio.Protocol):
                     self._receiver.on_sign_of_life()
             else:
                 self._data_frame(opcode, payload, frame.fin)  # type: ignore[union-attr]
+                if not frame.fin and self._receiver is not None:  # type: ignore[union-attr]
+                    self._receiver.on_sign_of_life()
             if self._parser is None or self._transport.is_closing():
                 return  # closed by what was read, or by a peer that has gone
         if parser.parser_exc is not None and parser.close_rcvd is not None:
@@ -287,6 +331,7 @@ class Socket(asyncio.Protocol):
         self._closing = self._lost = True
         self._parser = None
         self._buffer = None
+        self._rest = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,0 +1,169 @@
+"""Two bridges on one NATS: what one is asked reaches the clients of both."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from uuid import uuid4
+
+import pytest
+
+from schemas.codes import INVALID_TOKEN, RECONNECT, REVOKED, TRY_AGAIN_LATER, CloseCode
+from tests.support.bridge import BridgeProcess, finish
+from tests.support.bus import Bus, everyone, to_user, topic
+from tests.support.clients import Clients, http, mint, new_user, ticket
+from tests.support.nats_server import NatsServer
+
+
+@pytest.fixture(scope="module")
+def replicas(nats_server: NatsServer) -> Iterator[list[BridgeProcess]]:
+    """Two bridges of one deployment."""
+    name = uuid4().hex[:12]
+    shared = {"BRIDGE_SUBJECT_PREFIX": f"r{name}", "BRIDGE_STREAM": f"R{name}"}
+    bridges = [BridgeProcess(nats_server.url, shared) for _ in range(2)]
+    try:
+        for bridge in bridges:
+            bridge.wait_ready()
+        yield bridges
+    finally:
+        finish(bridges)
+
+
+@pytest.fixture
+async def sides(replicas: list[BridgeProcess]) -> AsyncIterator[list[Clients]]:
+    """Clients of the one bridge and of the other."""
+    async with Clients(replicas[0].ws_url) as one, Clients(replicas[1].ws_url) as two:
+        yield [one, two]
+
+
+@pytest.fixture
+def admin() -> str:
+    """An administrator's token."""
+    return mint(new_user("admin"), role="admin")
+
+
+async def test_a_ticket_of_one_is_good_at_the_other_once(
+    replicas: list[BridgeProcess], sides: list[Clients]
+) -> None:
+    """Clients go to any replica with a ticket; a second use is refused at both."""
+    user = new_user()
+    word = await ticket(replicas[0].url, mint(user))
+    client = await sides[1].open(query={"ticket": word})
+    established = await client.expect("connection.established")
+    assert established["data"]["user_id"] == user
+    for side in sides:
+        again = await side.open(query={"ticket": word})
+        await again.expect_close(INVALID_TOKEN)
+    await client.ping()
+
+
+async def test_a_ticket_keeps_its_grants_on_the_way(
+    replicas: list[BridgeProcess], sides: list[Clients]
+) -> None:
+    """What the token may is what the connection may, at whichever replica it is redeemed."""
+    grants = {"subscribe": {"allow": ["review.updated.77"], "deny": []}}
+    word = await ticket(replicas[0].url, mint(new_user(), grants=grants))
+    client = await sides[1].open(query={"ticket": word})
+    await client.expect("connection.established")
+    await client.subscribe("review.updated.77")
+    data = await client.refused("upload.error")
+    assert data["reasons"] == {"upload.error": "NOT_PERMITTED"}
+
+
+async def test_a_ticket_of_a_replica_that_is_gone_is_told_so(sides: list[Clients]) -> None:
+    """Nobody knows it: the client is closed, with a code, within the time of a request."""
+    client = await sides[0].open(query={"ticket": "0" * 12 + "." + "A" * 43})
+    messages = await client.until_closed(10)
+    assert messages == []
+    assert client.socket.close_code in (INVALID_TOKEN.code, TRY_AGAIN_LATER.code)
+
+
+async def test_an_event_reaches_clients_of_both(
+    replicas: list[BridgeProcess], sides: list[Clients]
+) -> None:
+    """A user's event, a topic's and one for all: each connection gets each of them once."""
+    user = new_user()
+    clients = [await side.join(user) for side in sides]
+    for client in clients:
+        await client.subscribe("review.updated")
+    async with Bus(replicas[0]) as bus:
+        published = [
+            await bus.publish(address)
+            for address in (
+                to_user(user, "upload.progress", "7"),
+                topic("review.updated", "7"),
+                everyone("system.maintenance"),
+            )
+        ]
+        for client in clients:
+            for event_id in published:
+                await client.expect_event(event_id)
+            await client.ping()
+
+
+async def test_a_broadcast_reaches_clients_of_both(
+    replicas: list[BridgeProcess], sides: list[Clients], admin: str
+) -> None:
+    """The answer counts the connections of both replicas, and each gets the message once."""
+    clients = [await side.join() for side in sides for _ in range(2)]
+    async with http(replicas[1].url, admin) as api:
+        answer = await api.post("/ws/broadcast", json={"type": "notice", "data": {"a": 1}})
+    assert answer.status_code == 200
+    assert answer.json()["data"]["connections_reached"] == len(clients)
+    for client in clients:
+        message = await client.expect("notice")
+        assert message["data"] == {"a": 1}
+        await client.ping()
+
+
+async def test_a_connection_is_found_at_the_other(
+    replicas: list[BridgeProcess], sides: list[Clients], admin: str
+) -> None:
+    """One replica tells of another's connection; one that is nowhere is 404."""
+    client = await sides[0].join()
+    async with http(replicas[1].url, admin) as api:
+        found = await api.get(f"/ws/connections/{client.id}")
+        missing = await api.get("/ws/connections/nobody")
+    assert found.status_code == 200
+    assert found.json()["data"]["user_id"] == client.user
+    assert missing.status_code == 404
+
+
+async def test_a_connection_is_sent_away_from_the_other(
+    replicas: list[BridgeProcess], sides: list[Clients], admin: str
+) -> None:
+    """``DELETE`` at one replica closes the connection at the other with 4003, and no other."""
+    client, bystander = await sides[0].join(), await sides[0].join()
+    async with http(replicas[1].url, admin) as api:
+        answer = await api.delete(f"/ws/connections/{client.id}")
+        assert answer.status_code == 200
+        await client.expect_close(RECONNECT)
+        again = await api.delete(f"/ws/connections/{client.id}")
+    assert again.status_code == 404
+    await bystander.ping()
+
+
+@pytest.mark.parametrize(("revoke", "row"), [(False, RECONNECT), (True, REVOKED)])
+async def test_a_user_is_disconnected_everywhere(
+    replicas: list[BridgeProcess],
+    sides: list[Clients],
+    admin: str,
+    revoke: bool,
+    row: CloseCode,
+) -> None:
+    """All of a user's connections, at both replicas; with ``revoke`` its token is of no use."""
+    user = new_user()
+    token = mint(user, iat=1)
+    clients = [await side.join(user, token=token) for side in sides]
+    bystander = await sides[0].join()
+    async with http(replicas[0].url, admin) as api:
+        answer = await api.post(f"/ws/users/{user}/disconnect", json={"revoke": revoke})
+    assert answer.json()["data"]["connections_closed"] == 2
+    await asyncio.gather(*(client.expect_close(row) for client in clients))
+    await bystander.ping()
+    for side in sides:
+        again = await side.connect(token)
+        if revoke:
+            await again.expect_close(REVOKED)
+        else:
+            await again.expect("connection.established")
