@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Iterable
 
@@ -15,6 +16,7 @@ def main() -> int:
     """Run what was asked for."""
     options = _parser().parse_args()
     machine.require_linux()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     machine.raise_file_limit()
     if machine.cores() < 2:
         note("there is one core: servers and load share it, and nothing here is to be believed")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import resource
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 SERVER_CORE = 0
 LOAD_CORE = 1
+_PR_SET_PDEATHSIG = 1
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -31,6 +34,11 @@ def pinned(core: int) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def die_with_parent() -> None:
+    """Called in a new child: have the kernel end it should the benchmark itself be killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def cores() -> int:

@@ -49,6 +49,7 @@ class Process:
                 env=None if env is None else dict(env),
                 cwd=cwd,
                 start_new_session=True,
+                preexec_fn=machine.die_with_parent,
             )
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()

@@ -20,6 +20,7 @@ from typing import Any, Final
 import nats.errors
 import uvicorn
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from bridge.broker.connection import Connection, Nobody
@@ -32,6 +33,7 @@ from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush
 from bridge.errors import BrokerUnavailable, StartError, TicketError, TokenError
 from bridge.http import admin, health, tickets
+from bridge.http.refusals import refuse_request
 from bridge.identity.keys import JwksKeys, load_keys
 from bridge.identity.revocations import Revocations
 from bridge.identity.tickets import Tickets, identity_from_json, identity_to_json, owner
@@ -278,9 +280,13 @@ class Bridge:
                 answer.set_result(done)
 
         self._interests.confirm(confirmed)
-        async with asyncio.timeout(self._settings.bus.timeout):
-            if not await answer:
-                raise BrokerUnavailable("NATS does not answer")
+        try:
+            async with asyncio.timeout(self._settings.bus.timeout):
+                done = await answer
+        except TimeoutError:
+            done = False
+        if not done:
+            raise BrokerUnavailable("NATS does not answer")
 
     def _on_up(self) -> None:
         self._interests.on_up()
@@ -380,6 +386,7 @@ class Bridge:
             description="Admin, tickets and health of the bridge. Clients connect to `/ws`.",
         )
         api.state.check_token = self._check_token
+        api.add_exception_handler(RequestValidationError, refuse_request)
         limits = settings.limits
         api.include_router(
             health.router(

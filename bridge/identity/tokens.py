@@ -61,8 +61,8 @@ class Deactivated(TokenError):
 class Identity:
     """Who a token speaks for, until when, and what it may do.
 
-    ``user`` is the subject token of ``user_id``. ``expires_at`` is the Unix time in seconds from
-    which the token is refused here (``exp`` and the leeway), ``issued_at`` that of ``iat``.
+    ``user`` is the subject token of ``user_id``. ``expires_at`` is the Unix time in seconds of
+    ``exp``, ``issued_at`` that of ``iat``.
     """
 
     user_id: str
@@ -217,8 +217,8 @@ class TokenVerifier:
         expires_at = _seconds(claims, "exp")
         if expires_at is None:
             raise TokenError("the token has no exp")
-        expires_at = min(expires_at + self._leeway, _LAST_SECOND)
-        if expires_at <= now:
+        expires_at = min(expires_at, _LAST_SECOND)
+        if expires_at + self._leeway <= now:
             raise TokenError("the token has expired", expired=True)
         latest = now + self._leeway
         issued_at = _seconds(claims, "iat")

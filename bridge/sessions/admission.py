@@ -92,7 +92,11 @@ class Admission:
         if token is None and path_token:
             token = path_token
         if token is None:
-            return Admitted(partial(self._unknown, intro), chosen)
+            return (
+                self._full()
+                if self._env.registry.is_crowded
+                else Admitted(partial(self._unknown, intro), chosen)
+            )
         return Admitted(partial(self._with_token, token, intro), chosen)
 
     def _refused(self, handshake: Handshake, address: str) -> Refused | None:
@@ -117,13 +121,16 @@ class Admission:
                 HTTPStatus.FORBIDDEN, "ORIGIN_NOT_ALLOWED", "This origin may not connect"
             )
         if self._doors.is_draining() or env.registry.is_full:
-            return Refused(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                ErrorCode.CONNECTION_LIMIT_EXCEEDED,
-                "Server connection limit exceeded",
-                (("Retry-After", str(RETRY_FULL)),),
-            )
+            return self._full()
         return None
+
+    def _full(self) -> Refused:
+        return Refused(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            ErrorCode.CONNECTION_LIMIT_EXCEEDED,
+            "Server connection limit exceeded",
+            (("Retry-After", str(RETRY_FULL)),),
+        )
 
     # What happens with the connection once it is upgraded.
 

@@ -16,6 +16,7 @@ class Registry:
         self._max_connections: Final = max_connections
         self._max_per_user: Final = max_per_user
         self._by_id: Final[dict[str, Session]] = {}
+        self._identified = 0
         self._by_user: Final[dict[str, dict[str, Session]]] = {}
 
     def __len__(self) -> int:
@@ -29,20 +30,30 @@ class Registry:
         """Whether one more connection is over the limit of this process."""
         return len(self._by_id) >= self._max_connections
 
+    @property
+    def is_crowded(self) -> bool:
+        """Whether too many of the places are taken by connections that have not said who they are.
+
+        A quarter is theirs, so that nobody keeps the known ones out without a token.
+        """
+        return len(self._by_id) - self._identified >= max(1, self._max_connections // 4)
+
     def add(self, session: Session) -> None:
         """Count a connection, known or not."""
         self._by_id[session.id] = session
 
     def identify(self, session: Session, user_id: str) -> list[Session]:
         """Count it among its user's; return those that are over that user's limit, oldest first."""
+        self._identified += 1
         mine = self._by_user.setdefault(user_id, {})
         mine[session.id] = session
         return list(mine.values())[: max(0, len(mine) - self._max_per_user)]
 
     def remove(self, session: Session, user_id: str | None) -> None:
         """Forget a connection; safe to call twice."""
-        self._by_id.pop(session.id, None)
-        if user_id is not None:
+        known = self._by_id.pop(session.id, None)
+        if known is not None and user_id is not None:
+            self._identified -= 1
             mine = self._by_user.get(user_id)
             if mine is not None:
                 mine.pop(session.id, None)

@@ -179,7 +179,7 @@ class Session:
         env = self._env
         self.state = advance(self.state, State.CONFIRMING)
         self.identity = identity
-        if identity.expires_at <= time.time():
+        if self._ends_at(identity) <= time.time():
             self.close(codes.TOKEN_EXPIRED)  # a ticket can outlive its token
             return
         self._set_deadline()
@@ -351,6 +351,8 @@ class Session:
 
     def on_lost(self) -> None:
         """The connection is over, by whichever side."""
+        if self.state is State.AWAITING:
+            self._env.failed_handshake(self.intro.address)
         if self.state is not State.CLOSED:
             self._leave()
         self._env.hub.flush.forget(self.outbox)
@@ -371,15 +373,19 @@ class Session:
         if identity is None:
             self._env.failed_handshake(self.intro.address)
             self.close(codes.NOT_AUTHENTICATED)
-        elif now >= identity.expires_at:
+        elif now >= self._ends_at(identity):
             self.close(codes.TOKEN_EXPIRED)
         elif not self._notified:
             self._notified = True
-            self.deadline = identity.expires_at
+            self.deadline = self._ends_at(identity)
             if self.state is State.OPEN:
                 self.send(
                     AuthExpiring(data=AuthExpiringData(expires_at=rfc3339(identity.expires_at)))
                 )
+
+    def _ends_at(self, identity: Identity) -> float:
+        # Clocks differ: the token counts for as long past its ``exp`` as at the handshake.
+        return identity.expires_at + self._env.identity.jwt_leeway
 
     def _set_deadline(self) -> None:
         assert self.identity is not None

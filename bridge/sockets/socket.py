@@ -238,7 +238,10 @@ class Socket(asyncio.Protocol):
                 self._parser = None
 
     def eof_received(self) -> bool:
-        """The peer sends no more: nothing is left to wait for."""
+        """The peer sends no more: the transport is closed once its buffer is written."""
+        self._closing = True
+        self._cut_later()
+        self._let_go()
         return False
 
     def pause_writing(self) -> None:
@@ -304,6 +307,7 @@ class Socket(asyncio.Protocol):
             self._closing = True
             self._transport.write(bytes((0x88, len(payload))) + payload)
         self._transport.close()
+        self._cut_later()
         self._let_go()
 
     def _fail(self, close: CloseCode) -> None:
@@ -324,8 +328,13 @@ class Socket(asyncio.Protocol):
         # the close frame with it. What comes in until its own close or EOF is read and dropped.
         self._closing = True
         self._transport.write(frame)
-        self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+        self._cut_later()
         self._let_go()
+
+    def _cut_later(self) -> None:
+        # A peer that does not read would keep a closing transport, and its buffer, for ever.
+        if self._timer is None:
+            self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
 
     def _lose(self) -> None:
         self._closing = self._lost = True

@@ -142,7 +142,7 @@ async def test_flood_of_frames(bridge: BridgeProcess, path: str, name: str) -> N
         path = path.format(token=mint(new_user()))
         start = b"\x01\x80" + bytes(4) if name == "empty fragments" else b""
         async with latency_of(friend, 0.2):
-            await asyncio.to_thread(flood, bridge.port, path, start, FLOODS[name], 0.7)
+            await asyncio.to_thread(flood, bridge.port, path, start, FLOODS[name], 0.4)
         await friend.ping()
     logged = bridge.output.count("\n") - lines
     assert logged < 1_000, "a flood of frames must not become one of log lines"

@@ -146,10 +146,8 @@ async def test_forged_origin(bridge: BridgeProcess, origin: str) -> None:
         while marker.encode() not in (message := await next_message(everything)).data:
             if message.data == b"forged":
                 seen.append(message.subject)
-        assert seen[0] == subject
-        assert all(
-            each.startswith((f"{rejected}.live.", f"{rejected}.events.")) for each in seen[1:]
-        )
+        seen.remove(subject)  # as it was published; NATS may write it behind what follows from it
+        assert all(each.startswith((f"{rejected}.live.", f"{rejected}.events.")) for each in seen)
 
 
 FORGED_SEQUENCES = ['5","type":"upload.error', "abc", "-1", "9" * 60, "1 2", "1\x0b2", "²", ""]

@@ -1,4 +1,7 @@
-"""Two bridges on one NATS: what one is asked reaches the clients of both."""
+"""Two bridges on one NATS: the corners of what they ask each other.
+
+That events, broadcasts and tickets reach both is in the contract tests.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,6 @@ import pytest
 
 from schemas.codes import INVALID_TOKEN, RECONNECT, REVOKED, TRY_AGAIN_LATER, CloseCode
 from tests.support.bridge import BridgeProcess, finish
-from tests.support.bus import Bus, everyone, to_user, topic
 from tests.support.clients import Clients, http, mint, new_user, ticket
 from tests.support.nats_server import NatsServer
 
@@ -42,21 +44,6 @@ def admin() -> str:
     return mint(new_user("admin"), role="admin")
 
 
-async def test_a_ticket_of_one_is_good_at_the_other_once(
-    replicas: list[BridgeProcess], sides: list[Clients]
-) -> None:
-    """Clients go to any replica with a ticket; a second use is refused at both."""
-    user = new_user()
-    word = await ticket(replicas[0].url, mint(user))
-    client = await sides[1].open(query={"ticket": word})
-    established = await client.expect("connection.established")
-    assert established["data"]["user_id"] == user
-    for side in sides:
-        again = await side.open(query={"ticket": word})
-        await again.expect_close(INVALID_TOKEN)
-    await client.ping()
-
-
 async def test_a_ticket_keeps_its_grants_on_the_way(
     replicas: list[BridgeProcess], sides: list[Clients]
 ) -> None:
@@ -76,57 +63,6 @@ async def test_a_ticket_of_a_replica_that_is_gone_is_told_so(sides: list[Clients
     messages = await client.until_closed(10)
     assert messages == []
     assert client.socket.close_code in (INVALID_TOKEN.code, TRY_AGAIN_LATER.code)
-
-
-async def test_an_event_reaches_clients_of_both(
-    replicas: list[BridgeProcess], sides: list[Clients]
-) -> None:
-    """A user's event, a topic's and one for all: each connection gets each of them once."""
-    user = new_user()
-    clients = [await side.join(user) for side in sides]
-    for client in clients:
-        await client.subscribe("review.updated")
-    async with Bus(replicas[0]) as bus:
-        published = [
-            await bus.publish(address)
-            for address in (
-                to_user(user, "upload.progress", "7"),
-                topic("review.updated", "7"),
-                everyone("system.maintenance"),
-            )
-        ]
-        for client in clients:
-            for event_id in published:
-                await client.expect_event(event_id)
-            await client.ping()
-
-
-async def test_a_broadcast_reaches_clients_of_both(
-    replicas: list[BridgeProcess], sides: list[Clients], admin: str
-) -> None:
-    """The answer counts the connections of both replicas, and each gets the message once."""
-    clients = [await side.join() for side in sides for _ in range(2)]
-    async with http(replicas[1].url, admin) as api:
-        answer = await api.post("/ws/broadcast", json={"type": "notice", "data": {"a": 1}})
-    assert answer.status_code == 200
-    assert answer.json()["data"]["connections_reached"] == len(clients)
-    for client in clients:
-        message = await client.expect("notice")
-        assert message["data"] == {"a": 1}
-        await client.ping()
-
-
-async def test_a_connection_is_found_at_the_other(
-    replicas: list[BridgeProcess], sides: list[Clients], admin: str
-) -> None:
-    """One replica tells of another's connection; one that is nowhere is 404."""
-    client = await sides[0].join()
-    async with http(replicas[1].url, admin) as api:
-        found = await api.get(f"/ws/connections/{client.id}")
-        missing = await api.get("/ws/connections/nobody")
-    assert found.status_code == 200
-    assert found.json()["data"]["user_id"] == client.user
-    assert missing.status_code == 404
 
 
 async def test_a_connection_is_sent_away_from_the_other(

@@ -13,16 +13,17 @@ from tests.support.scripted_peer import BINARY, CONT, PING, PONG, TEXT, Peer, cl
 texts = st.text(max_size=60).map(str.encode)
 masks = st.binary(min_size=4, max_size=4)
 controls = st.lists(st.tuples(st.sampled_from((PING, PONG)), st.binary(max_size=125)), max_size=2)
-places = st.lists(st.integers(0, 100_000), max_size=8)
+places = st.lists(st.integers(0, 1_000_000), max_size=8)
 
 
 @st.composite
 def conversations(draw: st.DrawFn) -> tuple[bytes, list[tuple[bytes, bool]], list[bytes], int]:
-    """Bytes of a client; the messages, the pings and the count of control frames in them."""
+    """Bytes of a client; the messages, the pings, and how many frames are not a message's last."""
     data, messages, pings, signs = b"", [], [], 0
     for _ in range(draw(st.integers(0, 4))):
         is_text = draw(st.booleans())
         message = draw(texts if is_text else st.binary(max_size=200))
+        message *= draw(st.sampled_from((1, 1, 1, 300)))
         messages.append((message, is_text))
         pieces = cut(message, draw(st.lists(st.integers(0, 1000), max_size=3)))
         for number, piece in enumerate(pieces):
@@ -32,6 +33,7 @@ def conversations(draw: st.DrawFn) -> tuple[bytes, list[tuple[bytes, bool]], lis
                 signs += 1
             opcode = CONT if number else TEXT if is_text else BINARY
             last = number == len(pieces) - 1
+            signs += not last
             data += client_frame(opcode, piece, fin=last, mask=draw(masks))
     return data, messages, pings, signs
 

@@ -29,6 +29,7 @@ from schemas.subjects import (
     decode_id,
     encode_id,
 )
+from tests.support.nats_server import settle
 
 CATALOGUE: Final = Catalogue.load()
 
@@ -116,7 +117,7 @@ class Bus:
     ) -> None:
         """Publish bytes, and return when the server has them."""
         await self.connection.publish(subject, payload, headers=dict(headers) if headers else None)
-        await self.connection.flush(5)
+        await settle(self.connection)
 
     async def store(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
@@ -151,7 +152,7 @@ class Bus:
     async def watch(self, subject: str) -> Subscription:
         """Subscribe, and return when the server knows of it."""
         subscription = await self.connection.subscribe(subject)
-        await self.connection.flush(5)
+        await settle(self.connection)
         return subscription
 
     async def watch_rejected(self) -> Subscription:

@@ -115,13 +115,28 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "BRIDGE_HEARTBEAT_INTERVAL": ("0.5", 0.5),
     "BRIDGE_CONNECTION_TIMEOUT": ("31", 31.0),
     "BRIDGE_MAX_SUBSCRIPTIONS": ("7", 7),
+    "BRIDGE_MAX_INTERESTS": ("7", 7),
     "BRIDGE_MAX_ERRORS": ("7", 7),
     "BRIDGE_MAX_COMMANDS": ("7", 7),
     "BRIDGE_QUEUE_MESSAGES": ("7", 7),
     "BRIDGE_QUEUE_BYTES": ("4096", 4096),
+    "BRIDGE_STALL_TIMEOUT": ("7", 7.0),
     "BRIDGE_FAILED_HANDSHAKES": ("7", 7),
     "BRIDGE_INTEREST_LINGER": ("0", 0.0),
 }
+
+
+ELSEWHERE = {
+    "BRIDGE_JWT_SECRET", "BRIDGE_JWT_PUBLIC_KEY", "BRIDGE_JWKS_URL", "BRIDGE_GRANTS",
+    "BRIDGE_TLS_CERT", "BRIDGE_TLS_KEY", "BRIDGE_NATS_PASSWORD", "BRIDGE_NATS_TOKEN",
+    "BRIDGE_NATS_TLS_CERT", "BRIDGE_NATS_TLS_KEY",
+}  # fmt: skip
+"""Settings that need another one, a file, or a reading of their own: see further down."""
+
+
+def test_no_setting_is_left_out_here() -> None:
+    """A new setting has its line above."""
+    assert {*SAMPLES, *ELSEWHERE} == set(names())
 
 
 @pytest.mark.parametrize("name", SAMPLES)

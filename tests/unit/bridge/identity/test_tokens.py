@@ -181,7 +181,7 @@ def test_a_token_of_the_future_is_refused(bench: Bench, clock: Clock, claim: str
 
 
 def test_leeway_moves_both_ends(clock: Clock) -> None:
-    """The skew allowed counts before ``nbf`` and after ``exp``, and ``expires_at`` says so."""
+    """The skew allowed counts before ``nbf`` and after ``exp``; ``expires_at`` stays ``exp``."""
     bench = Bench(clock, jwt_leeway=5)
     token = bench.token(nbf=clock.now + 5, exp=clock.now + 10)
     assert bench.verify(token).expires_at == clock.now + 15

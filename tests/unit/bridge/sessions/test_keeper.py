@@ -11,7 +11,7 @@ import pytest
 from bridge.sessions.keeper import Keeper
 from bridge.sessions.registry import Registry
 from bridge.settings import LimitSettings
-from schemas.codes import HEARTBEAT_TIMEOUT, CloseCode
+from schemas.codes import HEARTBEAT_TIMEOUT, SLOW_CONSUMER, CloseCode
 from tests.support.scripted_peer import ScriptedLoop
 
 FAR = 1e12
@@ -26,6 +26,10 @@ class Connection:
         self.last_seen = loop.now
         self.next_ping = loop.now + 30
         self.deadline = FAR
+        self.signs = 0
+        self.stalled_since: float | None = None
+        self.signs = 0
+        self.stalled_since: float | None = None
         self.pings: list[float] = []
         self.deadlines = 0
         self.closes: list[CloseCode] = []
@@ -102,6 +106,27 @@ def test_any_sign_of_life_keeps_it(scene: Scene) -> None:
         connection.last_seen = scene.loop.now
     assert connection.closes == []
     assert silent.closes == [HEARTBEAT_TIMEOUT]
+
+
+def test_a_connection_that_stays_stalled_is_closed(scene: Scene) -> None:
+    """One that can't be written to for 30 s is closed with 4002, however lively it is."""
+    connection, other = scene.join("a"), scene.join("b")
+    connection.stalled_since = scene.loop.now
+    for _ in range(29):
+        scene.loop.advance(1)
+        connection.last_seen = scene.loop.now
+    assert connection.closes == []
+    scene.loop.advance(2)
+    assert connection.closes == [SLOW_CONSUMER]
+    assert other.closes == []
+
+
+def test_frames_that_are_no_messages_are_counted_by_tick(scene: Scene) -> None:
+    """Each tick starts the count anew."""
+    connection = scene.join()
+    connection.signs = 999
+    scene.loop.advance(1)
+    assert connection.signs == 0
 
 
 def test_a_deadline_that_passed_is_told(scene: Scene) -> None:

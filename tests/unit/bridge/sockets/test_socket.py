@@ -48,7 +48,13 @@ class TestMessages:
         peer.send(client_frame(PONG), client_frame(CONT, b"b", fin=False))
         peer.send(client_frame(CONT, b"c"))
         assert peer.owner.messages == [(b"abc", True)]
+
+    def test_every_frame_is_a_sign_of_life(self, peer: Peer) -> None:
+        """A peer in the middle of a long message is there, as is one that pings or answers."""
+        peer.send(client_frame(TEXT, b"a", fin=False), client_frame(CONT, b"b", fin=False))
         assert peer.owner.signs == 2
+        peer.send(client_frame(PING), client_frame(PONG))
+        assert peer.owner.signs == 4
 
     @pytest.mark.parametrize("size", [0, 125, 126, 500])
     def test_a_parser_goes_back_between_frames_only(self, size: int) -> None:
@@ -90,6 +96,73 @@ class TestMessages:
         assert not peer.transport.reading
         peer.socket.start(peer.owner)
         assert peer.transport.reading
+
+
+MANY = [(b"%d" % number, True) for number in range(5_000)]
+MANY_FRAMES = b"".join(client_frame(TEXT, data) for data, _ in MANY)
+"""Many messages, and the bytes that they come in."""
+
+
+class TestTurns:
+    """A read that is large is taken in slices, so that other connections get their turn."""
+
+    def test_others_get_their_turn(self, peer: Peer) -> None:
+        """Not all of it is handled at once, and nothing more is read until it is."""
+        peer.socket.data_received(MANY_FRAMES)
+        assert len(peer.owner.messages) < 2_000
+        assert not peer.transport.reading
+        peer.loop.run()
+        assert peer.owner.messages == MANY
+        assert peer.transport.reading
+
+    def test_the_order_is_kept(self, peer: Peer) -> None:
+        """What comes in while a slice waits is handled behind it."""
+        half = len(MANY_FRAMES) // 2
+        peer.socket.data_received(MANY_FRAMES[:half])
+        peer.socket.data_received(MANY_FRAMES[half:])
+        peer.loop.run()
+        assert peer.owner.messages == MANY
+
+    def test_what_waits_is_held_too(self, peer: Peer) -> None:
+        """An owner that holds amid a large read gets the rest after its start, in order."""
+
+        class Holding(Owner):
+            def on_message(self, data: bytes, is_text: bool) -> None:
+                super().on_message(data, is_text)
+                if data == b"10":
+                    peer.socket.hold()
+
+        owner = Holding()
+        peer.socket.start(owner)
+        peer.socket.data_received(MANY_FRAMES)
+        peer.loop.run()
+        seen = len(owner.messages)
+        assert seen < 2_500
+        assert not peer.transport.reading
+        peer.socket.start(owner)
+        assert len(owner.messages) == seen
+        peer.loop.run()
+        assert owner.messages == MANY
+        assert peer.transport.reading
+
+    def test_a_close_drops_what_waits(self, peer: Peer) -> None:
+        """After our close frame the rest is read for the peer's close only."""
+        peer.socket.data_received(MANY_FRAMES + client_frame(CLOSE, close_payload(1001)))
+        seen = len(peer.owner.messages)
+        peer.socket.close(GOING_AWAY)
+        peer.loop.run()
+        assert len(peer.owner.messages) == seen
+        assert peer.transport.closed
+        assert peer.closes == [(1001, "GOING_AWAY")]
+
+    def test_a_lost_connection_drops_what_waits(self, peer: Peer) -> None:
+        """Nothing is handed to an owner that was told that it is over."""
+        peer.socket.data_received(MANY_FRAMES)
+        seen = len(peer.owner.messages)
+        peer.lose()
+        peer.loop.run()
+        assert len(peer.owner.messages) == seen
+        assert peer.owner.told == ["lost"]
 
 
 class TestSizes:
