@@ -12,12 +12,14 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
+from benchmarks import machine, native
 
 START_DEADLINE = 30.0
 STOP_DEADLINE = 5.0
@@ -37,16 +39,25 @@ class Process:
         core: int,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
+        count_writes: bool = False,
     ) -> None:
+        """``count_writes`` is for servers: see :attr:`writes`."""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  # closed in stop()
         self.name = os.path.basename(command[0])
+        self._writes: Path | None = None
+        env = dict(os.environ if env is None else env)
+        if count_writes and (library := native.program("writes.so")):
+            with tempfile.NamedTemporaryFile(prefix="bench-writes-", delete=False) as file:
+                file.write(bytes(8))
+            self._writes = Path(file.name)
+            env |= {"LD_PRELOAD": library, "BENCH_WRITES": file.name}
         with machine.pinned(core):
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._log,
-                env=None if env is None else dict(env),
+                env=env,
                 cwd=cwd,
                 start_new_session=True,
                 preexec_fn=machine.die_with_parent,
@@ -69,6 +80,15 @@ class Process:
     def memory(self) -> int:
         """Bytes that are its alone."""
         return machine.private_bytes(self.pid)
+
+    @property
+    def writes(self) -> int | None:
+        """How many calls that write it made so far; None where that is not counted."""
+        return (
+            None
+            if self._writes is None
+            else int.from_bytes(self._writes.read_bytes(), sys.byteorder)
+        )
 
     def log(self) -> str:
         """The last of what it said on standard error."""
@@ -128,6 +148,8 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
             self._process.wait(STOP_DEADLINE)
+        if self._writes is not None:
+            self._writes.unlink(missing_ok=True)
         for pipe in (self._process.stdin, self._process.stdout, self._log):
             if pipe is not None:
                 with contextlib.suppress(OSError):

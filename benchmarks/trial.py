@@ -125,7 +125,7 @@ class Trial:
             self._send(warm_up)
             time.sleep(SETTLE)
         self.load.reset()
-        segments = self.load.report()["segments"]
+        writes = self._writes()
         cpu = self._cpu()
         began = time.monotonic_ns()
         told, got = self._send(workload)
@@ -134,7 +134,7 @@ class Trial:
         time.sleep(SETTLE)
         spent = {name: now - cpu[name] for name, now in self._cpu().items()}
         report = self.load.report()
-        writes = report["segments"] - segments
+        writes = max(1, self._writes() - writes)
         seconds = (got["last"] - began) / 1e9
         metrics: Metrics = {
             "deliveries": got["messages"],
@@ -143,8 +143,8 @@ class Trial:
             "load_share": load_cpu / ((ended - began) / 1e9),
             "wire_bytes": report["bytes"] / got["messages"],
         }
-        if workload.fan_out:
-            metrics["batch"] = workload.deliveries / max(1, writes)
+        if not workload.interval:
+            metrics["batch"] = workload.deliveries / writes
         if not self._is_floor and self.server is not self.broker:
             metrics["broker_cpu_us"] = spent["broker"] / got["messages"] * 1e6
         if workload.interval:
@@ -171,6 +171,11 @@ class Trial:
                 f"{report['closed']} connections were closed (code {report['close_code']})"
             )
         return told, got
+
+    def _writes(self) -> int:
+        """Calls of the server that write; by TCP's segments where they are not counted."""
+        counted = self.server.writes
+        return int(self.load.report()["segments"]) if counted is None else counted
 
     def _cpu(self) -> dict[str, float]:
         return {

@@ -20,7 +20,7 @@ from schemas.errors import PatternError
 from schemas.patterns import Pattern
 
 DEMO_SECRET: Final = "demo-secret-for-local-use-only-0123456789"
-"""What ``bridge dev`` signs with. ``bridge serve`` refuses it unless it is given by hand."""
+"""What ``bridge dev`` signs with; ``bridge check`` and the start of ``bridge serve`` warn of it."""
 
 SYMMETRIC: Final = frozenset({"HS256", "HS384", "HS512"})
 ASYMMETRIC: Final = frozenset(

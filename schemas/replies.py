@@ -73,11 +73,17 @@ class SubscriptionData(_Model):
     invalid_events: list[str]
     effective: list[str]
     reasons: dict[str, PatternReason]
+    resume: dict[str, Any] | None = None
+    policy: dict[str, Any] | None = None
 
 
 class SubscriptionAcknowledged(Reply):
     type: Literal["subscription.acknowledged"] = "subscription.acknowledged"
     data: SubscriptionData
+
+    def to_bytes(self) -> bytes:
+        """Return the JSON text without what was not asked for."""
+        return self.model_dump_json(exclude_none=True).encode()
 
 
 class UnsubscriptionData(_Model):

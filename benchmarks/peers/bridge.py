@@ -50,7 +50,13 @@ class Bridge:
         # BENCH_BRIDGE_X sets BRIDGE_X, to measure the effect of one setting.
         extra = {k[6:]: v for k, v in os.environ.items() if k.startswith("BENCH_BRIDGE_")}
         env = {**inherited, **SETTINGS, "BRIDGE_NATS_URL": broker.url, **extra}
-        process = Process([sys.executable, *self.command], core=SERVER_CORE, env=env, cwd=str(ROOT))
+        process = Process(
+            [sys.executable, *self.command],
+            core=SERVER_CORE,
+            env=env,
+            cwd=str(ROOT),
+            count_writes=True,
+        )
         try:
             found = process.wait_for(r"bridge ready on http://127\.0\.0\.1:(\d+)")
         except BaseException:

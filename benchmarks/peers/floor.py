@@ -32,7 +32,7 @@ class Floor:
     def start(self, broker: Broker) -> Server:
         binary = native.program("floor")
         command = [binary] if binary else [sys.executable, "-m", "benchmarks.servers.floor"]
-        process = Process(command, core=SERVER_CORE)
+        process = Process(command, core=SERVER_CORE, count_writes=True)
         return Server(int(process.wait_for(r"ready (\d+)")[1]), process)
 
     def scripts(self, clients: Sequence[Client]) -> list[Script]:

@@ -81,7 +81,9 @@ class Program:
         return self.needs()
 
     def start(self, broker: Broker) -> Server:
-        process = Process([*self.command(), broker.url], core=SERVER_CORE, cwd=str(ROOT))
+        process = Process(
+            [*self.command(), broker.url], core=SERVER_CORE, cwd=str(ROOT), count_writes=True
+        )
         try:
             found = process.wait_for(r"^ready (\d+)")
         except BaseException:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from math import floor, log10
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,9 @@ CONNECTIONS: Sequence[Panel] = (
 )
 
 
+MORE_IS_BETTER = {"connects_per_second"}
+
+
 def main(results: Path, folder: Path) -> None:
     """Draw all charts that the results have figures for."""
     data = json.loads(results.read_text())
@@ -56,14 +60,20 @@ def main(results: Path, folder: Path) -> None:
         )
         for each in data["summary"]
     }
-    _bars(records, labels, COST, "CPU µs of the server per delivery (log)", folder / "cost")
-    _bars(records, labels, LATENCY, "ms from publish to client (log)", folder / "latency")
-    _bars(records, labels, CONNECTIONS, "", folder / "connections")
+    _bars(records, labels, COST, folder / "cost", unit="CPU µs of the server per delivery (log)")
+    _bars(records, labels, LATENCY, folder / "latency", unit="ms from publish to client (log)")
+    _bars(records, labels, CONNECTIONS, folder / "connections", log=False)
     _growth(records, labels, folder / "growth")
 
 
 def _bars(
-    records: Records, labels: dict[str, str], panels: Sequence[Panel], unit: str, target: Path
+    records: Records,
+    labels: dict[str, str],
+    panels: Sequence[Panel],
+    target: Path,
+    *,
+    unit: str = "",
+    log: bool = True,
 ) -> None:
     shown = [panel for panel in panels if _values(records, panel)]
     if not shown:
@@ -72,7 +82,8 @@ def _bars(
         1, len(shown), figsize=(5.2 * len(shown), 3.4), layout="constrained", squeeze=False
     )
     for axis, panel in zip(axes[0], shown, strict=True):
-        values = sorted(_values(records, panel).items(), key=lambda each: each[1][0])
+        best_first = -1 if panel[3] in MORE_IS_BETTER else 1
+        values = sorted(_values(records, panel).items(), key=lambda each: best_first * each[1][0])
         names = [labels[peer] for peer, _ in values]
         medians = [value[0] for _, value in values]
         apart = [
@@ -81,11 +92,15 @@ def _bars(
         ]
         colours = [{"bridge": BRIDGE, "floor": FLOOR}.get(peer, OTHER) for peer, _ in values]
         axis.barh(names, medians, xerr=apart, color=colours, ecolor="#495057", capsize=2)
-        axis.set_xscale("log")
+        if log:
+            axis.set_xscale("log")
+            # A bar's length says nothing on this scale, so all begin at the same power of ten.
+            axis.set_xlim(10 ** floor(log10(min(medians))), max(medians) * 6)
+        else:
+            axis.margins(x=0.2)
         axis.invert_yaxis()
         axis.set_title(panel[0], loc="left", fontsize=10)
         axis.set_xlabel(unit)
-        axis.margins(x=0.2)
         for at, (_, value) in enumerate(values):
             axis.annotate(
                 f" {value[0]:,.3g}" if value[0] < 1000 else f" {value[0]:,.0f}",

@@ -41,7 +41,7 @@ UNICAST = Scenario(
     "200,000 events with the real headers over 500 users",
     ("bridge", "floor", "uws", "nats", "ws", "stock", "broadcast", "seed", "socketio"),
     _unicast,
-    columns=("cpu_us", "broker_cpu_us", "per_second"),
+    columns=("cpu_us", "broker_cpu_us", "per_second", "batch"),
 )
 PACED_UNICAST = Scenario(
     "paced-unicast",

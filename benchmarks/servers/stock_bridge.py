@@ -20,7 +20,7 @@ _OFFSET = 1_000_000
 """Added to the bridge's numbers, so that they don't meet those that nats-py gives out."""
 
 
-def _install(client: Client, receivers: ingest.Receivers) -> None:
+def _install(client: Client, receivers: ingest.Receivers, *_: object) -> None:
     _receivers[client] = receivers
 
 

@@ -19,7 +19,7 @@ from nats.js import JetStreamContext
 
 from bridge.broker import ingest
 from bridge.errors import BrokerUnavailable
-from schemas.bus import BusSettings
+from schemas.bus import BusSettings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +47,11 @@ class Connection:
         self._reopening: asyncio.Task[None] | None = None
         self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
+        self.on_denied: Callable[[str], None] = lambda subject: None
 
     def _new_client(self) -> Client:
         client = Client()
-        ingest.install(client, self._receivers)
+        ingest.install(client, self._receivers, lambda subject: self.on_denied(subject))
         return client
 
     @property
@@ -112,6 +113,13 @@ class Connection:
                 await client.close()
             reason = last[0] if last else str(error) or "no answer"
             raise BrokerUnavailable(f"NATS can't be reached: {reason}") from error
+        except SettingsError as error:
+            raise BrokerUnavailable(str(error)) from error
+        except Exception as error:
+            # What nats-py and nkeys raise on a file that holds no credentials has no common root.
+            raise BrokerUnavailable(
+                f"BRIDGE_NATS_CREDENTIALS can't be used: {type(error).__name__}"
+            ) from error
         self._up = self._was_up = True
 
     def _reopen(self) -> None:

@@ -14,6 +14,7 @@ Protocol: NATS client protocol, https://docs.nats.io/reference/reference-protoco
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
@@ -39,6 +40,7 @@ MAX_PAYLOAD: Final = 64 * 1024 * 1024
 MAX_DIGITS: Final = 8
 
 _MESSAGES: Final = (b"HMSG", b"MSG")
+_DENIED: Final = re.compile(rb"Permissions Violation for Subscription to \"([^\"]+)\"")
 _CRLF: Final = b"\r\n"
 
 
@@ -65,6 +67,7 @@ class Ingest(Parser):
     def __init__(self, client: Client, receivers: Receivers) -> None:
         self._receivers = receivers
         self._unreadable = 0
+        self.on_denied: Callable[[str], None] = lambda subject: None
         super().__init__(client)
 
     def reset(self) -> None:
@@ -132,10 +135,18 @@ class Ingest(Parser):
                 self._pong()
                 position = line_end + 2
             else:
+                if operation == b"-ERR":
+                    self._denied(data[position:line_end])
                 await self._pass_on(data[position : line_end + 2])
                 position = line_end + 2
         if position < size:
             self._partial += data[position:]
+
+    def _denied(self, line: bytes) -> None:
+        # nats-py tells the words in lower case, in which a subject is another one.
+        found = _DENIED.search(line)
+        if found is not None:
+            self.on_denied(found[1].decode("utf-8", "replace"))
 
     async def _pass_message(
         self, sid: bytes, subject: bytes, reply: bytes, payload: bytes, headers: bytes | None
@@ -175,9 +186,13 @@ class Ingest(Parser):
         self.nc._pings_outstanding = 0
 
 
-def install(client: Client, receivers: Receivers) -> None:
-    """Replace the parser of a client that is not connected yet."""
-    client._ps = Ingest(client, receivers)
+def install(client: Client, receivers: Receivers, on_denied: Callable[[str], None]) -> None:
+    """Replace the parser of a client that is not connected yet.
+
+    ``on_denied`` takes the subject of a subscription that the server refuses.
+    """
+    client._ps = parser = Ingest(client, receivers)
+    parser.on_denied = on_denied
 
 
 def write(client: Client, operations: bytes) -> None:

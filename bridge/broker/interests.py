@@ -37,13 +37,13 @@ class Wire(Protocol):
 class Unit:
     """One NATS subscription. ``lingers_until`` is set while nobody holds it."""
 
-    __slots__ = ("confirmed", "holders", "lingers_until", "sid", "subject")
+    __slots__ = ("denied", "holders", "lingers_until", "sid", "subject")
 
     def __init__(self, sid: bytes, subject: str) -> None:
         self.sid: Final = sid
         self.subject: Final = subject
         self.holders = 0
-        self.confirmed = False
+        self.denied = False
         self.lingers_until: float | None = None
 
 
@@ -125,18 +125,15 @@ class Interests:
     def release(self, unit: Unit) -> None:
         """Give one hold back; without holders the unit goes after the linger."""
         unit.holders -= 1
-        if unit.holders == 0:
+        if unit.holders == 0 and unit.sid in self._units:
             unit.lingers_until = self._clock() + self._linger
             self._lingering[unit.sid] = unit
 
     def drop(self, units: Iterable[Unit]) -> None:
         """Leave these units now: nothing that comes in on them is handed on any more."""
-        gone = list(units)
+        gone = [unit for unit in units if unit.sid in self._units]
         for unit in gone:
-            self._lingering.pop(unit.sid, None)
-            del self._units[unit.sid]
-            del self._receivers[unit.sid]
-            del self._by_subject[unit.subject]
+            self._forget(unit)
         if gone:
             self._wire.write(b"".join(b"UNSUB %s\r\n" % unit.sid for unit in gone))
 
@@ -151,6 +148,16 @@ class Interests:
             batch = self._asked
             self._schedule()
         batch.waiters.append((self._clock() + self._patience, confirmed))
+
+    def on_denied(self, subject: str) -> None:
+        """NATS refuses this subscription: whoever waits for it is told, and it is asked anew later.
+
+        The refusal comes before the PONG of the same batch, so the others of that batch, who wait
+        for the same PONG, are told False as well.
+        """
+        unit = self._by_subject.get(subject)
+        if unit is not None:
+            unit.denied = True
 
     def tick(self) -> None:
         """Let go of what lingered long enough, and tell those who waited too long."""
@@ -167,9 +174,7 @@ class Interests:
                 _tell(batch.waiters.popleft()[1], False)
 
     def on_down(self) -> None:
-        """The connection is gone: nothing is confirmed, and the PINGs on their way are lost."""
-        for unit in self._units.values():
-            unit.confirmed = False
+        """The connection is gone: the PINGs on their way are lost, and with them their answers."""
         waiters = [waiter for batch in self._sent for waiter in batch.waiters]
         self._sent.clear()
         asked = self._asked.waiters
@@ -205,10 +210,17 @@ class Interests:
         if not self._sent or self._sent[0] is not batch:
             return  # of a connection that is gone
         self._sent.popleft()
-        for unit in batch.units:
-            unit.confirmed = True
+        denied = [unit for unit in batch.units if unit.denied and unit.sid in self._units]
+        for unit in denied:
+            self._forget(unit)
         for _, confirmed in batch.waiters:
-            _tell(confirmed, True)
+            _tell(confirmed, not denied)
+
+    def _forget(self, unit: Unit) -> None:
+        self._lingering.pop(unit.sid, None)
+        self._receivers.pop(unit.sid, None)
+        if self._units.pop(unit.sid, None) is not None:
+            del self._by_subject[unit.subject]
 
 
 def _tell(confirmed: Confirmed, done: bool) -> None:

@@ -110,14 +110,15 @@ class Topics:
             topic = self._topics[event_type] = _Topic(event_type, receive)
         if resource == ANY:
             topic.wants_any += 1
-            if topic.wide is None:
+            if topic.wide is None or topic.wide.denied:
                 topic.wide = self._subscribe(topic, ANY)
                 if topic.narrow:
                     self._overlap(topic)
         else:
             topic.wants[resource] = topic.wants.get(resource, 0) + 1
             topic.idle.pop(resource, None)
-            if topic.wide is None and resource not in topic.narrow:
+            held = topic.narrow.get(resource)
+            if topic.wide is None and (held is None or held.denied):
                 topic.narrow[resource] = self._subscribe(topic, resource)
 
     def release(self, event_type: str, resource: str) -> None:

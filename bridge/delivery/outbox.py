@@ -24,7 +24,16 @@ class Outbox:
     ``permits`` is None where every event of a user or all audience may go out.
     """
 
-    __slots__ = ("closed", "frames", "overflowed", "paused", "permits", "write")
+    __slots__ = (
+        "closed",
+        "frames",
+        "overflowed",
+        "paused",
+        "permits",
+        "waiting",
+        "weighed",
+        "write",
+    )
 
     def __init__(self, write: Callable[[bytes], None], overflowed: Callable[[], None]) -> None:
         self.write = write
@@ -33,6 +42,9 @@ class Outbox:
         self.permits: Permits | None = None
         self.paused = False
         self.closed = False
+        self.weighed = 0
+        """How many of ``frames`` are in ``waiting``, their bytes; kept while it is paused."""
+        self.waiting = 0
 
     def drain(self) -> None:
         """Write what waits, in one call, unless the connection can't take it."""
@@ -40,6 +52,14 @@ class Outbox:
         if frames and not self.paused:
             self.frames = []
             self.write(frames[0] if len(frames) == 1 else b"".join(frames))
+
+
+def _drop(_: bytes) -> None:
+    """Stand in for the write of a connection that is over."""
+
+
+def _ignore() -> None:
+    """Stand in for the owner of a connection that is over."""
 
 
 class Flush:
@@ -95,6 +115,7 @@ class Flush:
     def pause(self, outbox: Outbox) -> None:
         """The connection can't be written to: what is offered waits."""
         outbox.paused = True
+        outbox.weighed = outbox.waiting = 0
         self._paused.add(outbox)
 
     def resume(self, outbox: Outbox) -> None:
@@ -108,13 +129,20 @@ class Flush:
         outbox.closed = True
         outbox.frames = []
         self._paused.discard(outbox)
+        # The owner's methods hold the owner, which holds this: a cycle that nobody collects soon.
+        outbox.write = _drop
+        outbox.overflowed = _ignore
+        outbox.permits = None
 
     def _check_bounds(self) -> None:
-        over = [
-            outbox
-            for outbox in self._paused
-            if len(outbox.frames) > self._max_frames
-            or sum(map(len, outbox.frames)) > self._max_bytes
-        ]
+        over = []
+        for outbox in self._paused:
+            frames = outbox.frames
+            if len(frames) != outbox.weighed:
+                # Only what is new: many stalled clients must not make each flush dear.
+                outbox.waiting += sum(map(len, frames[outbox.weighed :]))
+                outbox.weighed = len(frames)
+                if outbox.weighed > self._max_frames or outbox.waiting > self._max_bytes:
+                    over.append(outbox)
         for outbox in over:
             outbox.overflowed()

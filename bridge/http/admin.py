@@ -7,6 +7,8 @@ replica over the control subjects.
 from __future__ import annotations
 
 import json
+import logging
+import time
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, HTTPException, status
@@ -23,7 +25,10 @@ from bridge.sessions.states import State
 from bridge.settings import LimitSettings
 from schemas import codes
 from schemas.envelope import new_id, timestamp
+from schemas.errors import IdError
 from schemas.subjects import encode_id
+
+log = logging.getLogger(__name__)
 
 
 class Message(BaseModel):
@@ -114,8 +119,8 @@ class Administration:
 
     def disconnect(self, user_id: str, revoke: bool) -> int:
         """Close a user's connections; returns how many."""
-        if revoke:
-            self._revocations.revoke(encode_id(user_id), self._wall())
+        if revoke and not self._revocations.revoke(encode_id(user_id), time.time()):
+            log.warning("a revocation was forgotten for want of room")
         sessions = self._registry.of_user(user_id)
         for session in sessions:
             session.close(codes.REVOKED if revoke else codes.RECONNECT)
@@ -188,6 +193,10 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         user_id: str, _: Admin, asked: Annotated[Disconnect | None, Body()] = None
     ) -> dict[str, Any]:
         revoke = asked is not None and asked.revoke
+        try:
+            encode_id(user_id)
+        except IdError as problem:
+            raise HTTPException(status.HTTP_422_UNPROCESSABLE_CONTENT, str(problem)) from None
         closed = await control.ask_all("disconnect", {"user": user_id, "revoke": revoke})
         return success({"user_id": user_id, "connections_closed": sum(closed), "revoked": revoke})
 

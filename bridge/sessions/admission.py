@@ -120,15 +120,17 @@ class Admission:
             return Refused(
                 HTTPStatus.FORBIDDEN, "ORIGIN_NOT_ALLOWED", "This origin may not connect"
             )
-        if self._doors.is_draining() or env.registry.is_full:
+        if self._doors.is_draining():
+            return self._full("Server is going away")
+        if env.registry.is_full:
             return self._full()
         return None
 
-    def _full(self) -> Refused:
+    def _full(self, message: str = "Server connection limit exceeded") -> Refused:
         return Refused(
             HTTPStatus.SERVICE_UNAVAILABLE,
             ErrorCode.CONNECTION_LIMIT_EXCEEDED,
-            "Server connection limit exceeded",
+            message,
             (("Retry-After", str(RETRY_FULL)),),
         )
 

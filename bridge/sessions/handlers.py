@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from bridge.identity.grants import Grants, Key
 from schemas.catalogue import Catalogue
@@ -35,6 +36,10 @@ from schemas.replies import (
     error,
 )
 from schemas.subjects import encode_id
+
+NOT_RESUMED: Final = {"recovered": False, "reason": "NOT_SUPPORTED"}
+NO_POLICY: Final = {"applied": False, "reason": "NOT_SUPPORTED"}
+"""What is said of a wish that this version can't fulfil, rather than nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,8 @@ def _subscribe(message: Subscribe, view: View) -> Change | Answer:
                 invalid_events=list(reasons),
                 effective=sorted(effective),
                 reasons=reasons,
+                resume=None if message.data.cursor is None else NOT_RESUMED,
+                policy=None if message.data.policy is None else NO_POLICY,
             ),
             reply_to=message.id,
         )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from bridge.sessions.registry import Registry
+from bridge.sessions.session import Session
 from bridge.settings import LimitSettings
 from schemas import codes
 
@@ -49,23 +50,26 @@ class Keeper:
     def _tick(self) -> None:
         self._timer = self._loop.call_later(self._interval, self._tick)
         now, wall = self._loop.time(), time.time()
-        silent_since = now - self._timeout
         for session in self._registry:
-            session.signs = 0
-            if session.last_seen < silent_since:
-                session.close(codes.HEARTBEAT_TIMEOUT)
-                continue
-            stalled = session.stalled_since
-            if stalled is not None and stalled <= now - self._stall:
-                session.close(codes.SLOW_CONSUMER)
-                continue
-            if session.deadline <= wall:
-                session.on_deadline(wall)
-            if session.next_ping <= now:
-                session.ping(now)
+            try:
+                self._look_after(session, now, wall)
+            except Exception:
+                log.exception("a connection could not be looked after")
         for chore in self._chores:
             try:
                 chore()
             except Exception:
                 # One chore's fault must not end the timer that all connections live by.
                 log.exception("a chore failed")
+
+    def _look_after(self, session: Session, now: float, wall: float) -> None:
+        session.signs = 0
+        if session.last_seen < now - self._timeout:
+            session.close(codes.HEARTBEAT_TIMEOUT)
+        elif session.stalled_since is not None and session.stalled_since <= now - self._stall:
+            session.close(codes.SLOW_CONSUMER)
+        else:
+            if session.deadline <= wall:
+                session.on_deadline(wall)
+            if session.next_ping <= now:
+                session.ping(now)

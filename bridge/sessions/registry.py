@@ -51,14 +51,12 @@ class Registry:
 
     def remove(self, session: Session, user_id: str | None) -> None:
         """Forget a connection; safe to call twice."""
-        known = self._by_id.pop(session.id, None)
-        if known is not None and user_id is not None:
+        self._by_id.pop(session.id, None)
+        mine = {} if user_id is None else self._by_user.get(user_id, {})
+        if mine.pop(session.id, None) is not None:
             self._identified -= 1
-            mine = self._by_user.get(user_id)
-            if mine is not None:
-                mine.pop(session.id, None)
-                if not mine:
-                    del self._by_user[user_id]
+            if not mine:
+                del self._by_user[user_id]  # type: ignore[arg-type]  # it was found by it
 
     def get(self, connection_id: str) -> Session | None:
         """Return the connection with this id, or None."""

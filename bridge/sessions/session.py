@@ -24,7 +24,17 @@ from bridge.delivery.outbox import Outbox
 from bridge.errors import BridgeError, BrokerUnavailable, TokenError
 from bridge.identity.tokens import Deactivated, Identity, KeyNeeded
 from bridge.limits.rates import SlidingWindow
-from bridge.sessions.handlers import Answer, Ask, Change, Effect, Nothing, Renew, View, handle
+from bridge.sessions.handlers import (
+    NOT_RESUMED,
+    Answer,
+    Ask,
+    Change,
+    Effect,
+    Nothing,
+    Renew,
+    View,
+    handle,
+)
 from bridge.sessions.registry import Registry
 from bridge.sessions.states import State, advance
 from bridge.settings import IdentitySettings, LimitSettings
@@ -51,6 +61,7 @@ from schemas.replies import (
     EstablishedData,
     Limits,
     Reply,
+    SubscriptionAcknowledged,
     error,
 )
 
@@ -122,6 +133,7 @@ class Session:
         "_keys",
         "_notified",
         "_socket",
+        "_unconfirmed",
         "_unit",
         "_waiting_commands",
         "connected_at",
@@ -153,6 +165,7 @@ class Session:
         self.outbox = Outbox(socket.write, self._overflowed)
         self.patterns: dict[str, Pattern] = {}
         self._keys: dict[tuple[str, str], frozenset[str]] = {}
+        self._unconfirmed: set[str] = set()
         self._unit: Unit | None = None
         self._early: list[tuple[bytes, bool]] | None = None
         self._notified = False
@@ -242,7 +255,7 @@ class Session:
                         max_subscriptions=limits.max_subscriptions,
                     ),
                     expires_at=rfc3339(identity.expires_at),
-                    resume=_not_resumed(self.intro.cursor),
+                    resume=None if self.intro.cursor is None else NOT_RESUMED,
                 ),
                 reply_to=reply_to,
             )
@@ -462,39 +475,42 @@ class Session:
         match effect:
             case Answer(reply) if reply.type == "error":
                 self._refuse(reply)
-                return
+            case Answer(reply):
+                self.errors_in_row = 0
+                self.send(reply)
             case Change(patterns, replies):
-                self._change(patterns, replies)
                 if replies[-1].type == "error":
                     self.error_count += 1
-                    return
-            case Answer(reply):
-                self.send(reply)
+                else:
+                    self.errors_in_row = 0
+                self._change(patterns, replies)
             case Ask():
                 self._ask(effect, identity)
             case Renew(message):
                 self._env.spawn(self._renew(message, identity))
             case Nothing():
-                pass
-        self.errors_in_row = 0
+                self.errors_in_row = 0
 
     def _change(self, patterns: dict[str, Pattern], replies: tuple[Reply, ...]) -> None:
-        before = self.patterns
+        added = patterns.keys() - self.patterns.keys()
+        self._unconfirmed |= added
+        self._unconfirmed &= patterns.keys()
         self.patterns = patterns
         self._rewant()
+        named = replies[0].data.events if isinstance(replies[0], SubscriptionAcknowledged) else []
 
         def confirmed(done: bool) -> None:
             if self.state is not State.OPEN:
                 return
-            if done:
+            lost = self._unconfirmed.intersection(named)
+            if done or not lost:
+                self._unconfirmed -= lost
                 for reply in replies:
                     self.send(reply)
                 return
-            # Not a promise the bridge can keep now: back to what was there before.
-            added = patterns.keys() - before.keys()
-            self.patterns = {
-                text: each for text, each in self.patterns.items() if text not in added
-            }
+            # Not a promise the bridge can keep now: what NATS has not confirmed is given back.
+            self._unconfirmed -= lost
+            self.patterns = {text: each for text, each in self.patterns.items() if text not in lost}
             self._rewant()
             self.send(
                 error(
@@ -504,10 +520,8 @@ class Session:
                 )
             )
 
-        if patterns.keys() <= before.keys():
-            confirmed(True)  # nothing new to wait for
-        else:
-            self._env.interests.confirm(confirmed)
+        # Also where nothing is new: answers keep their order, and a pattern may still be waiting.
+        self._env.interests.confirm(confirmed)
 
     def _rewant(self) -> None:
         assert self.identity is not None
@@ -554,6 +568,7 @@ class Session:
                 )
             )
             return
+        self.errors_in_row = 0
         self._waiting_commands += 1
         self._env.spawn(self._command(effect, identity))
 
@@ -580,6 +595,7 @@ class Session:
         if refused:
             self._refuse(error(ErrorCode.TOKEN_INVALID, refused, reply_to=message.id))
             return
+        self.errors_in_row = 0
         self.identity = identity
         self._set_deadline()
         self._set_permits(identity)
@@ -623,9 +639,3 @@ def close_code_of(problem: BridgeError) -> CloseCode:
     if isinstance(problem, KeyNeeded | BrokerUnavailable):
         return codes.TRY_AGAIN_LATER
     return codes.INVALID_TOKEN
-
-
-def _not_resumed(cursor: str | None) -> dict[str, Any] | None:
-    if cursor is None:
-        return None
-    return {"recovered": False, "reason": "NOT_SUPPORTED"}

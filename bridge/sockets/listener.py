@@ -32,7 +32,9 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
+            self._is_cut = False
             self._head_bytes = 0
+            self._in_head = True
             self._body_bytes = 0
             self._read = b""
             self._deadline: asyncio.TimerHandle | None = None
@@ -47,37 +49,46 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
         def connection_lost(self, exc: Exception | None) -> None:
             self._relax()
             super().connection_lost(exc)
+            # Each holds this object, which holds them.
+            self.cycle = None  # type: ignore[assignment]
+            self.pipeline.clear()
 
         def data_received(self, data: bytes) -> None:
             self._read = data
-            if self._deadline is not None:
-                self._head_bytes += len(data)
-                if self._head_bytes > MAX_HEADER_BYTES + max_body:
-                    self._cut(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
-                    return
             super().data_received(data)
+            if self._in_head:
+                self._head_bytes += len(data)
+                if self._head_bytes > MAX_HEADER_BYTES:
+                    self._cut(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+
+        def send_400_response(self, msg: str) -> None:
+            if not self._is_cut:
+                super().send_400_response(msg)
 
         def on_message_begin(self) -> None:
+            self._go_on()
             super().on_message_begin()
             self._body_bytes = 0
             self._relax()
             self._expect()
 
         def on_body(self, body: bytes) -> None:
+            self._go_on()
             self._body_bytes += len(body)
             if self._body_bytes > max_body:
                 self._cut(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-                return
+                self._go_on()
             super().on_body(body)
 
         def on_headers_complete(self) -> None:
+            self._in_head = False
             super().on_headers_complete()
             if len(self.pipeline) > MAX_PIPELINED:
                 self._cut(HTTPStatus.BAD_REQUEST)
+                self._go_on()
 
         def on_message_complete(self) -> None:
-            if self.transport.is_closing():
-                return  # cut
+            self._go_on()
             # From here on it is the answer that must be done in time.
             self._relax()
             self._deadline = self.loop.call_later(ANSWER_TIMEOUT, self.transport.abort)
@@ -115,8 +126,14 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
                 assert isinstance(taker, asyncio.Protocol)
                 taker.data_received(behind)
 
+        def _go_on(self) -> None:
+            # Raised through httptools, which reads no further: a peer that was cut costs no more.
+            if self._is_cut:
+                raise ConnectionAbortedError
+
         def _expect(self) -> None:
             self._head_bytes = 0
+            self._in_head = True
             self._deadline = self.loop.call_later(timeout, self._too_slow)
 
         def _relax(self) -> None:
@@ -130,6 +147,7 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
 
         def _cut(self, status: HTTPStatus) -> None:
             self._relax()
+            self._is_cut = True
             if not self.transport.is_closing():
                 self.transport.write(
                     f"HTTP/1.1 {status.value} {status.phrase}\r\n"

@@ -77,7 +77,7 @@ async def test_commands_in_flight(bridge: BridgeProcess) -> None:
         client = await clients.join()
         subject = bus.subjects.command("upload.cancel", client.user, "*")
         subscription = await bus.connection.subscribe(subject)
-        await bus.connection.flush(5)
+        await bus.settle()
         for number in range(10):
             await client.send("upload.cancel", {"upload_id": str(number)}, str(number))
         requests = [await subscription.next_msg(5) for _ in range(10)]
@@ -96,7 +96,7 @@ async def test_too_many_commands_in_flight(bridge: BridgeProcess) -> None:
         client = await clients.join()
         subject = bus.subjects.command("upload.cancel", client.user, "*")
         subscription = await bus.connection.subscribe(subject)
-        await bus.connection.flush(5)
+        await bus.settle()
         for number in range(11):
             await client.send("upload.cancel", {"upload_id": str(number)}, str(number))
         refusal = await client.expect("error")

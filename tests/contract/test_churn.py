@@ -127,7 +127,7 @@ class Stream:
                 self.events.append(Event(resource, time.monotonic()))
                 subject = self._bus.subjects.event(self._root, address)
                 await self._bus.connection.publish(subject, payload)
-            await self._bus.connection.flush(5)
+            await self._bus.settle()
 
     async def watch(self, steady: Client) -> None:
         """Note when each event arrives at a client that wants them all."""

@@ -17,7 +17,7 @@ from tests.support.bus import Bus, to_user
 from tests.support.clients import Clients, new_user
 
 CANCEL = "upload.cancel"
-TIMEOUT = 1.0
+TIMEOUT = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ async def service(
     """Answer one user's commands during the block."""
     subject = bus.subjects.command(CANCEL, encode_id(user), "*")
     subscription = await bus.connection.subscribe(subject, cb=answer)
-    await bus.connection.flush(5)
+    await bus.settle()
     yield
     await subscription.unsubscribe()
 

@@ -9,7 +9,7 @@ import select
 import socket
 import statistics
 import time
-from collections.abc import AsyncIterator
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -78,28 +78,34 @@ async def test_bad_frame(bridge: BridgeProcess, name: str) -> None:
             client.transport.abort()
 
 
-@contextlib.asynccontextmanager
-async def latency_of(client: Client, worst: float) -> AsyncIterator[None]:
-    """See that a client's pings are answered all the while, as a rule within this time."""
+QUICK = 0.2
+"""What another client may wait for its pong, in seconds; with nobody about it is 0.0005."""
+
+
+async def expect_quick(client: Client, harm: Callable[[], Awaitable[None]]) -> None:
+    """See that a client is served as a rule within ``QUICK`` while somebody does harm.
+
+    Three attempts, since the machine itself may be busy for a while.
+    """
+    medians = []
+    for _ in range(3):
+        medians.append(await median_latency(client, harm))
+        if medians[-1] < QUICK:
+            return
+    raise AssertionError(medians)
+
+
+async def median_latency(client: Client, harm: Callable[[], Awaitable[None]]) -> float:
+    """Return how long a pong takes while somebody does harm."""
+    doing = asyncio.ensure_future(harm())
     times: list[float] = []
-    done = asyncio.Event()
-
-    async def measure() -> None:
-        while not done.is_set() or not times:
-            before = time.perf_counter()
-            await client.ping()
-            times.append(time.perf_counter() - before)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(0.01):
-                    await done.wait()
-
-    measuring = asyncio.create_task(measure())
-    try:
-        yield
-    finally:
-        done.set()
-        await measuring
-    assert statistics.median(times) < worst, (statistics.median(times), len(times))
+    while not doing.done() or not times:
+        before = time.perf_counter()
+        await client.ping()
+        times.append(time.perf_counter() - before)
+        await asyncio.wait([doing], timeout=0.01)
+    await doing
+    return statistics.median(times)
 
 
 FLOODS = {
@@ -141,8 +147,9 @@ async def test_flood_of_frames(bridge: BridgeProcess, path: str, name: str) -> N
         friend = await clients.join()
         path = path.format(token=mint(new_user()))
         start = b"\x01\x80" + bytes(4) if name == "empty fragments" else b""
-        async with latency_of(friend, 0.2):
-            await asyncio.to_thread(flood, bridge.port, path, start, FLOODS[name], 0.4)
+        await expect_quick(
+            friend, lambda: asyncio.to_thread(flood, bridge.port, path, start, FLOODS[name], 0.4)
+        )
         await friend.ping()
     logged = bridge.output.count("\n") - lines
     assert logged < 1_000, "a flood of frames must not become one of log lines"
@@ -163,11 +170,13 @@ async def test_many_patterns(bridge: BridgeProcess, name: str) -> None:
         friend = await clients.join()
         client = await clients.join()
         message = json.dumps({"type": "subscribe", "data": {"events": WIDE[name]}})
-        async with latency_of(friend, 0.2):
+
+        async def ask() -> None:
             for _ in range(10):
                 await client.send_raw(message)
                 await client.send("ping", id="done")
-                async with asyncio.timeout(20):
-                    while (await client.receive(20)).get("reply_to") != "done":
-                        pass
+                while (await client.receive(20)).get("reply_to") != "done":
+                    pass
+
+        await expect_quick(friend, ask)
         await friend.ping()

@@ -203,4 +203,4 @@ async def test_broken_answers(bridge: BridgeProcess, header: bytes) -> None:
 @pytest.fixture(scope="module")
 def bridge_settings() -> dict[str, str]:
     """A short wait for answers, some of which never come."""
-    return {"BRIDGE_NATS_TIMEOUT": "1"}
+    return {"BRIDGE_NATS_TIMEOUT": "2"}

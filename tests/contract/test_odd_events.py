@@ -204,7 +204,7 @@ async def test_flood_of_wrong_events(bridge: BridgeProcess) -> None:
                 event = envelope(address)
                 good.append(event["id"])
                 await bus.connection.publish(subject, json.dumps(event).encode())
-        await bus.connection.flush(10)
+        await bus.settle()
         for event_id in good:
             await client.expect_event(event_id)
         for number in range(3_000):

@@ -37,7 +37,7 @@ class Numbers:
                 payload = json.dumps(envelope(ADDRESS, data)).encode()
                 await self._bus.connection.publish(self._subject, payload)
                 self.count += 1
-            await self._bus.connection.flush(5)
+            await self._bus.settle()
 
     def stop(self) -> None:
         """Let the next round be the last."""

@@ -74,7 +74,7 @@ async def test_wss(start_bridge: StartBridge, certificate: tuple[Path, Path]) ->
                 data = {"upload_id": "1", "result": {"number": number, "more": "x" * 50_000}}
                 payloads.append(json.dumps(envelope(address, data)).encode())
                 await bus.connection.publish(subject, payloads[-1])
-            await bus.connection.flush(5)
+            await bus.settle()
             for payload in payloads:
                 assert (await client.receive_text()).encode() == payload
         async with httpx.AsyncClient(verify=trust, trust_env=False) as plain:

@@ -36,7 +36,7 @@ class TestNatsPy:
         assert client._pongs_received == 0
         assert client._pings_outstanding == 0
         assert client._transport is None
-        install(client, {})
+        install(client, {}, print)
         assert isinstance(client._ps, Ingest)
 
     def test_the_parser_is_called_as_expected(self) -> None:
@@ -77,6 +77,7 @@ class TestNatsPy:
         for kind in (Transport, TcpTransport):
             assert list(inspect.signature(kind.write).parameters) == ["self", "payload"]
             assert not inspect.iscoroutinefunction(kind.write)
+        assert TcpTransport()._io_writer is None
 
 
 class Line:

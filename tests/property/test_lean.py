@@ -26,7 +26,7 @@ class ParcelSent(EventData):
     """Data with validators of fields, an alias, and a nested model."""
 
     parcel_id: str
-    parts: list[Part] = []
+    parts: list[Part] = Field(default_factory=list)
     label: str = Field("none", alias="Label")
 
     @field_validator("label")

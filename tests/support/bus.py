@@ -112,6 +112,13 @@ class Bus:
     ) -> None:
         await self.connection.close()
 
+    async def settle(self) -> None:
+        """Return when the server has all that was published and subscribed to before."""
+        # nats-py writes the PING of a flush ahead of what still waits in its buffer, so that the
+        # first PONG proves nothing. The buffer is sent meanwhile: the second one does.
+        await self.connection.flush(5)
+        await self.connection.flush(5)
+
     async def raw(
         self, subject: str, payload: bytes, headers: Mapping[str, str] | None = None
     ) -> None:

@@ -63,6 +63,8 @@ class ScriptedNats:
         self.copies: Final[list[Copy]] = []
         self._unread: Final[deque[bytes | Latch]] = deque()
         self._pongs: Final[deque[Latch]] = deque()
+        self.lost: Final[list[Latch]] = []
+        """Who waited for a PONG that was lost with its connection."""
 
     def clock(self) -> float:
         """The time, which a test moves."""
@@ -145,6 +147,7 @@ class ScriptedNats:
     def down(self) -> None:
         """Lose the connection and all that is on it."""
         self.is_up = False
+        self.lost.extend(self._pongs)
         self._unread.clear()
         self._pongs.clear()
         self.copies.clear()

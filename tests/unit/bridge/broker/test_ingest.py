@@ -184,6 +184,20 @@ def test_the_error_says_what_is_wrong() -> None:
         run(parser.parse(b"MSG a i1 x\r\n"))
 
 
+def test_a_subscription_that_is_denied_is_told() -> None:
+    """With its subject as it is; nats-py hears of the error as well."""
+    client, parser = scripted()
+    denied: list[str] = []
+    parser.on_denied = denied.append
+    feed(
+        parser,
+        b"-ERR 'Permissions Violation for Subscription to \"live.user.Ab.>\"'\r\n",
+        b"-ERR 'Permissions Violation for Publish to \"rejected.x\"'\r\n",
+    )
+    assert denied == ["live.user.Ab.>"]
+    assert [call[0] for call in client.calls] == ["error", "error"]
+
+
 def test_a_reset_forgets_half_a_message() -> None:
     """What was half read when the connection broke is gone; the new connection starts clean."""
     client, parser = scripted()

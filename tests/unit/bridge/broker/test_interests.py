@@ -219,6 +219,21 @@ def test_who_waited_when_the_connection_broke_is_told_after_the_next(scene: Scen
     assert scene.told == [True]
 
 
+def test_a_pong_of_a_lost_connection_confirms_nothing(scene: Scene) -> None:
+    """Whatever still holds on to an old PING, only the new connection's answer counts."""
+    scene.interests.hold("a", scene.receive)
+    scene.interests.confirm(scene.told.append)
+    scene.turns.run()
+    scene.nats.process()
+    scene.reconnect()
+    scene.turns.run()
+    for latch in scene.nats.lost:
+        latch.set_result(True)
+    assert scene.told == []
+    scene.nats.answer()
+    assert scene.told == [True]
+
+
 def test_what_was_left_while_away_is_not_asked_for_again(scene: Scene) -> None:
     """Released and lingered out during an outage: the new connection never hears of it."""
     unit = scene.interests.hold("a", scene.receive)

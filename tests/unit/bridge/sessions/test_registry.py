@@ -77,3 +77,29 @@ def test_it_can_be_changed_while_it_is_looked_through(registry: Registry) -> Non
         registry.remove(session, session.id)
     assert seen == ["a", "b", "c"]
     assert len(registry) == 0
+
+
+def test_a_quarter_of_the_places_is_for_the_unknown(registry: Registry) -> None:
+    """Whoever says who it is makes room for another one that has not yet."""
+    assert not registry.is_crowded
+    connection, _ = join(registry, "a")
+    assert registry.is_crowded
+    registry.identify(connection, "1")  # type: ignore[arg-type]
+    assert not registry.is_crowded
+    registry.remove(connection, "1")  # type: ignore[arg-type]
+    assert not registry.is_crowded
+    join(registry, "b")
+    assert registry.is_crowded
+
+
+def test_one_that_was_never_identified_does_not_count(registry: Registry) -> None:
+    """A connection that ends before it is counted among its user's is not taken off there."""
+    for name in "abc":
+        connection, _ = join(registry, name)
+        registry.remove(connection, "1")  # type: ignore[arg-type]
+    assert not registry.is_crowded
+    known, _ = join(registry, "d", "1")
+    gone, _ = join(registry, "e")
+    registry.remove(gone, "1")  # type: ignore[arg-type]
+    assert registry.of_user("1") == [known]
+    assert not registry.is_crowded

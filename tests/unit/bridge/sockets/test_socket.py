@@ -224,6 +224,7 @@ class TestBroken:
         assert [code for code, _ in peer.closes] == [1002]
         assert peer.owner.messages == []
         assert peer.transport.ended
+        assert not peer.transport.closed  # which could take the close frame with it
         assert peer.socket.is_closing
 
     @pytest.mark.parametrize(
