@@ -98,8 +98,13 @@ class Bridge:
         self._keys_due = 0.0
 
         # The way down: NATS → hub → outboxes.
+        self._flush: Final = Flush(
+            loop.call_soon, max_frames=limits.queue_messages, max_bytes=limits.queue_bytes
+        )
         receivers: dict[bytes, Receive] = {}
-        self._connection: Final = Connection(settings.bus, f"bridge-{self._replica}", receivers)
+        self._connection: Final = Connection(
+            settings.bus, f"bridge-{self._replica}", receivers, self._flush
+        )
         self._stream: Final = Stream(self._connection, settings.bus.stream, subjects)
         self._interests: Final = Interests(
             self._connection,
@@ -111,9 +116,6 @@ class Bridge:
         )
         self._topics: Final = Topics(
             self._interests, subjects, clock=loop.time, linger=limits.linger
-        )
-        self._flush: Final = Flush(
-            loop.call_soon, max_frames=limits.queue_messages, max_bytes=limits.queue_bytes
         )
         self._hub: Final = Hub(
             catalogue,

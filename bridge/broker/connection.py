@@ -36,10 +36,20 @@ class Nobody(BrokerUnavailable):
 class Connection:
     """The connection and its state. ``on_up`` and ``on_down`` are called on every change."""
 
-    def __init__(self, settings: BusSettings, name: str, receivers: ingest.Receivers) -> None:
+    def __init__(
+        self,
+        settings: BusSettings,
+        name: str,
+        receivers: ingest.Receivers,
+        reads: ingest.Reads,
+    ) -> None:
+        """``receivers`` take the messages of their subscription ids; ``reads`` hears of each read
+        that may bring some.
+        """
         self._settings: Final = settings
         self._name: Final = name
         self._receivers: Final = receivers
+        self._reads: Final = reads
         self._client = self._new_client()
         self._up = False
         self._was_up = False
@@ -85,6 +95,7 @@ class Connection:
             self._set(False)
 
         async def on_reconnected() -> None:
+            ingest.tap(client, self._receivers, self._reads)
             self._set(True)
 
         async def on_closed() -> None:
@@ -120,6 +131,7 @@ class Connection:
             raise BrokerUnavailable(
                 f"BRIDGE_NATS_CREDENTIALS can't be used: {type(error).__name__}"
             ) from error
+        ingest.tap(client, self._receivers, self._reads)
         self._up = self._was_up = True
 
     def _reopen(self) -> None:

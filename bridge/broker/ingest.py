@@ -1,21 +1,23 @@
 """Bytes from NATS → messages for the bridge, in place and without a task; the rest → nats-py.
 
-nats-py owns the connection. Its parser is replaced by :class:`Ingest`, which handles ``MSG`` and
-``HMSG`` of the bridge's own subscriptions straight from the bytes of one read. Their subscription
-ids begin with ``i``, nats-py's are numbers, so one byte tells them apart. Everything else goes to
-nats-py's parser, whole operations at a time.
+nats-py owns the connection. :class:`Tap` stands between its transport and its stream and handles
+``MSG`` and ``HMSG`` of the bridge's own subscriptions straight from the bytes of one read. Their
+subscription ids begin with ``i``, nats-py's are numbers, so one byte tells them apart. Everything
+else goes on to nats-py, whole operations at a time, and into :class:`Ingest`, its parser made
+careful.
 
-This is the one file that knows nats-py's internals: ``Client._ps``, ``_pongs``, ``_transport`` and
-``Parser.parse``/``reset``, ``_process_msg``. Nothing here may block; it runs inside nats-py's read
-loop.
+This is the one file that knows nats-py's internals: ``Client._ps``, ``_pongs``, ``_transport``,
+``_process_msg``, ``TcpTransport._io_writer``, ``Parser.parse``/``reset``. Nothing here may block;
+it runs inside the event loop's reads.
 Protocol: NATS client protocol, https://docs.nats.io/reference/reference-protocols/nats-protocol.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from nats.aio.client import Client
@@ -42,6 +44,7 @@ MAX_DIGITS: Final = 8
 _MESSAGES: Final = (b"HMSG", b"MSG")
 _DENIED: Final = re.compile(rb"Permissions Violation for Subscription to \"([^\"]+)\"")
 _CRLF: Final = b"\r\n"
+_NONSENSE: Final = b"NONSENSE\r\n"
 
 
 class IngestError(BrokerError, ProtocolError):
@@ -49,6 +52,16 @@ class IngestError(BrokerError, ProtocolError):
 
     def __str__(self) -> str:
         return f"nats: {self.args[0]}" if self.args else "nats: protocol error"
+
+
+class Reads(Protocol):
+    """Is told of each read that may bring messages: what they cause can wait for its end."""
+
+    def begin(self) -> None:
+        """Messages may come now."""
+
+    def end(self) -> None:
+        """All messages of this read have come."""
 
 
 class Latch(Protocol):
@@ -61,23 +74,21 @@ class Latch(Protocol):
         """The PONG is here."""
 
 
-class Ingest(Parser):
-    """nats-py's parser with the bridge's messages taken out before it sees them."""
+class Splitter:
+    """Cuts the bytes of a connection into operations and handles the bridge's messages in place."""
 
-    def __init__(self, client: Client, receivers: Receivers) -> None:
+    __slots__ = ("_needed", "_partial", "_receivers")
+
+    def __init__(self, receivers: Receivers) -> None:
         self._receivers = receivers
-        self._unreadable = 0
-        self.on_denied: Callable[[str], None] = lambda subject: None
-        super().__init__(client)
-
-    def reset(self) -> None:
-        """Forget what is half read; nats-py calls this when it reconnects."""
-        super().reset()
         self._partial = bytearray()
         self._needed = 0
 
-    async def parse(self, data: bytes = b"") -> None:
-        """Handle the bytes of one read; raises :class:`IngestError` for what is no protocol."""
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Read on; yield each operation that is not the bridge's, whole and in its place.
+
+        To be exhausted before the next call. Raises :class:`IngestError` for what is no protocol.
+        """
         if self._partial:
             self._partial += data
             if len(self._partial) < self._needed:
@@ -115,32 +126,54 @@ class Ingest(Parser):
                     break
                 if data[end : end + 2] != _CRLF:
                     raise IngestError("a message does not end where it says")
-                split = start + header_length
                 if sid[0] == OWN:
                     receive = receivers.get(sid)
+                    split = start + header_length
                     try:
                         if receive is not None:
                             receive(words[1], data[start:split], data[split:end])
                     except Exception:
-                        # A fault of ours with one event must not end nats-py's read loop, which
-                        # would stop every client for good while it still looks connected.
+                        # A fault of ours with one event must not end the reading, which would stop
+                        # every client for good while the connection still looks alive.
                         log.exception("an event could not be handled")
                 else:
-                    reply = words[3] if len(words) - sizes == 4 else b""
-                    await self._pass_message(
-                        sid, words[1], reply, data[split:end], data[start:split] or None
-                    )
+                    yield data[position : end + 2]
                 position = end + 2
-            elif operation == b"PONG":
-                self._pong()
-                position = line_end + 2
             else:
-                if operation == b"-ERR":
-                    self._denied(data[position:line_end])
-                await self._pass_on(data[position : line_end + 2])
+                yield data[position : line_end + 2]
                 position = line_end + 2
         if position < size:
             self._partial += data[position:]
+
+
+class Ingest(Parser):
+    """nats-py's parser, careful with what somebody else published.
+
+    It also takes the bridge's messages, while no :class:`Tap` does.
+    """
+
+    def __init__(self, client: Client, receivers: Receivers) -> None:
+        self._receivers = receivers
+        self._unreadable = 0
+        self.on_denied: Callable[[str], None] = lambda subject: None
+        super().__init__(client)
+
+    def reset(self) -> None:
+        """Forget what is half read; nats-py calls this when it reconnects."""
+        super().reset()
+        self._splitter = Splitter(self._receivers)
+
+    async def parse(self, data: bytes = b"") -> None:
+        """Handle the bytes of one read; raises :class:`IngestError` for what is no protocol."""
+        for operation in self._splitter.feed(data):
+            if operation.startswith((b"MSG ", b"HMSG ")):
+                await self._pass_message(operation)
+            elif operation == b"PONG\r\n":
+                self._pong()
+            else:
+                if operation.startswith(b"-ERR"):
+                    self._denied(operation)
+                await self._pass_on(operation)
 
     def _denied(self, line: bytes) -> None:
         # nats-py tells the words in lower case, in which a subject is another one.
@@ -148,13 +181,19 @@ class Ingest(Parser):
         if found is not None:
             self.on_denied(found[1].decode("utf-8", "replace"))
 
-    async def _pass_message(
-        self, sid: bytes, subject: bytes, reply: bytes, payload: bytes, headers: bytes | None
-    ) -> None:
+    async def _pass_message(self, operation: bytes) -> None:
+        line, _, content = operation.partition(_CRLF)
+        words = line.split(b" ")
+        sizes = 1 if words[0] == b"MSG" else 2
+        reply = words[3] if len(words) - sizes == 4 else b""
+        split = int(words[-2]) if sizes == 2 else 0
+        sid = words[2]
         if not sid.isdigit() or len(sid) > MAX_DIGITS:
             raise IngestError("a subscription id is unknown")
         try:
-            await self.nc._process_msg(int(sid), subject, reply, payload, headers)
+            await self.nc._process_msg(
+                int(sid), words[1], reply, content[split:-2], content[:split] or None
+            )
         except Exception as error:
             # Subject and headers are whatever somebody published. nats-py raises on some, which
             # must not cost the connection of all.
@@ -193,6 +232,65 @@ def install(client: Client, receivers: Receivers, on_denied: Callable[[str], Non
     """
     client._ps = parser = Ingest(client, receivers)
     parser.on_denied = on_denied
+
+
+class Tap(asyncio.Protocol):
+    """Between the transport and nats-py's stream: the bridge's messages don't go through it.
+
+    nats-py reads through a stream, a future and a task, which costs two loop iterations a read.
+    What is for the bridge is handled right when it comes in, between ``reads.begin`` and
+    ``reads.end``; the rest is passed on unchanged.
+    """
+
+    def __init__(self, inner: asyncio.Protocol, receivers: Receivers, reads: Reads) -> None:
+        self._inner = inner
+        self._splitter = Splitter(receivers)
+        self._reads = reads
+        self._lost = False
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes from NATS."""
+        if self._lost:
+            self._inner.data_received(data)
+            return
+        rest: list[bytes] = []
+        self._reads.begin()
+        try:
+            rest.extend(self._splitter.feed(data))
+        except IngestError as problem:
+            # nats-py has to hear of it in its own read loop, to reconnect: what follows is no
+            # protocol for it either.
+            log.warning("%s", problem)
+            self._lost = True
+            rest.append(_NONSENSE)
+        if rest:
+            self._inner.data_received(b"".join(rest))
+        self._reads.end()
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+
+def tap(client: Client, receivers: Receivers, reads: Reads) -> None:
+    """Put a :class:`Tap` on the connection of a client that has just come up.
+
+    Before the bridge's first SUB on it, so that none of its messages goes the slow way.
+    """
+    transport: Any = client._transport
+    writer = getattr(transport, "_io_writer", None)
+    if writer is not None:
+        inner = writer.transport.get_protocol()
+        if not isinstance(inner, Tap):
+            writer.transport.set_protocol(Tap(inner, receivers, reads))
 
 
 def write(client: Client, operations: bytes) -> None:

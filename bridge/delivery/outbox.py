@@ -94,6 +94,14 @@ class Flush:
             self._scheduled = True
             self._call_soon(self.run)
 
+    def begin(self) -> None:
+        """A read that may bring many events begins: what is offered waits for its end."""
+        self._scheduled = True
+
+    def end(self) -> None:
+        """The read is over: write all that it brought."""
+        self.run()
+
     def run(self) -> None:
         """Write each dirty outbox, and check the bounds of those that can't be written to."""
         self._scheduled = False

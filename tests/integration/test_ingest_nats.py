@@ -17,6 +17,7 @@ from nats.protocol.parser import Parser
 from bridge.broker.connection import Connection
 from bridge.broker.ingest import Ingest, Receive, install
 from bridge.broker.interests import Interests, Unit
+from bridge.delivery.outbox import Flush
 from bridge.errors import BrokerUnavailable
 from schemas.bus import BusSettings
 from tests.support.nats_server import NatsServer
@@ -86,7 +87,8 @@ class Line:
     def __init__(self, url: str) -> None:
         loop = asyncio.get_running_loop()
         receivers: dict[bytes, Receive] = {}
-        self.connection = Connection(BusSettings(url=(url,), timeout=2), "test", receivers)
+        flush = Flush(loop.call_soon, max_frames=100, max_bytes=1024)
+        self.connection = Connection(BusSettings(url=(url,), timeout=2), "test", receivers, flush)
         self.interests = Interests(
             self.connection,
             receivers,
