@@ -70,7 +70,7 @@ def _round(
             metrics = scenario.run(peer, Context(quick, variant, shape))
         except (ProcessError, RuntimeError, OSError) as problem:
             note(f"{title}, round {at + 1}: {peer.label}: FAILED: {problem}")
-            found.append(Measurement(*place, problem=str(problem)))
+            found.append(Measurement(*place, problem=str(problem).splitlines()[0]))
             continue
         if peer.name == "bridge" and "wire_bytes" in metrics:
             shape = Shape.of(metrics)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -19,6 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="embedded",
         help="what tests talk to: the nats-server binary (default), or a container",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A shell that starts this in the background leaves SIGINT ignored, and so would all processes
+    # that tests start and stop with it.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -27,13 +27,15 @@ class Verdict:
     got: float | None
     low: float = 0.0
     high: float = 0.0
+    floor: float = 0.0
+    """What it must not be under where it must stay within a band."""
 
     @property
     def met(self) -> bool | None:
         """Whether it is met; None where nobody knows."""
         if self.got is None:
             return None
-        return self.got <= self.limit if self.at_most else self.got >= self.limit
+        return self.floor <= self.got <= self.limit if self.at_most else self.got >= self.limit
 
     def to_json(self) -> dict[str, Any]:
         """Return its fields and the verdict."""
@@ -90,28 +92,31 @@ def verdicts(summary: Summary) -> Iterator[Verdict]:
 
 def _growth(summary: Summary) -> Iterator[Verdict]:
     steps = (
-        ("10,000 : 100 connections", variant(10_000, 1), variant(100, 1)),
-        ("1,000 : 100 connections", variant(1000, 1), variant(100, 1)),
-        ("100 : 1 subscriptions", variant(WITH_SUBSCRIPTIONS, 100), variant(1000, 1)),
-        ("10 : 1 subscriptions", variant(WITH_SUBSCRIPTIONS, 10), variant(1000, 1)),
+        ("100 to 1,000 connections", variant(100, 1), variant(1000, 1)),
+        ("100 to 10,000 connections", variant(100, 1), variant(10_000, 1)),
+        ("1 to 10 subscriptions", variant(1000, 1), variant(WITH_SUBSCRIPTIONS, 10)),
+        ("1 to 100 subscriptions", variant(1000, 1), variant(WITH_SUBSCRIPTIONS, 100)),
     )
-    for title, upper, lower in steps:
-        yield _ratio(
-            ("growth", f"CPU per delivery, {title}, ≤ 1.25", 1.25, True),
-            summary.get("growth", BRIDGE, "cpu_us", upper),
-            summary.get("growth", BRIDGE, "cpu_us", lower),
-        )
+    for title, start, end in steps:
+        place = ("growth", f"CPU per delivery, {title}: 1 ± 0.25 times", 1.25, True)
+        before = summary.get("growth", BRIDGE, "cpu_us", start)
+        yield _ratio(place, summary.get("growth", BRIDGE, "cpu_us", end), before, floor=0.75)
 
 
 def _label(peer: str) -> str:
     return peers.ALL[peer].label
 
 
-def _ratio(place: tuple[str, str, float, bool], left: Value | None, right: Value | None) -> Verdict:
+def _ratio(
+    place: tuple[str, str, float, bool],
+    left: Value | None,
+    right: Value | None,
+    floor: float = 0.0,
+) -> Verdict:
     if left is None or right is None or not right.median:
         return Verdict(*place, None)
     low, high = paired(left.rounds, right.rounds)
-    return Verdict(*place, left.median / right.median, low, high)
+    return Verdict(*place, left.median / right.median, low, high, floor)
 
 
 def _bound(place: tuple[str, str, float, bool], value: Value | None) -> Verdict:

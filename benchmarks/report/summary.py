@@ -43,8 +43,7 @@ class Summary:
         for each in measurements:
             place = (each.scenario, each.variant, each.peer)
             if each.problem:
-                told = each.problem.splitlines()[0]
-                self.problems.append(f"{' '.join(filter(None, place))}: {told}")
+                self.problems.append(f"{' '.join(filter(None, place))}: {each.problem}")
             for name, value in each.metrics.items():
                 rounds.setdefault((*place, name), []).append(value)
         self._values = {place: Value(tuple(found)) for place, found in rounds.items()}

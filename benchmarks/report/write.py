@@ -27,7 +27,8 @@ def write(measurements: Sequence[Measurement], *, whole: bool, quick: bool, stea
     verdicts = list(criteria.verdicts(summary))
     for line in (*table.measured(summary), *table.judged(verdicts)):
         print(line)
-    warnings = [f"the load side may be what limits: {each}" for each in summary.busy()]
+    warnings = ["a quick run: fewer events than the titles say"] if quick else []
+    warnings += [f"the load side may be what limits: {each}" for each in summary.busy()]
     if steal > 0.02:
         warnings.append(f"other machines took {steal:.0%} of this one's time")
     warnings += [f"failed: {each}" for each in summary.problems]

@@ -24,6 +24,10 @@ def _install(client: Client, receivers: ingest.Receivers, *_: object) -> None:
     _receivers[client] = receivers
 
 
+def _no_tap(*_: object) -> None:
+    """Leave nats-py's own reading as it is."""
+
+
 def _write(client: Client, operations: bytes) -> None:
     """Turn SUB and UNSUB of the bridge's subscriptions into nats-py's; write the rest as it is."""
     out = []
@@ -74,8 +78,7 @@ def _subscribe(client: Client, subject: str, sid: bytes, number: int) -> None:
 
 def main() -> int:
     """Run ``bridge serve``."""
-    ingest.install = _install
-    ingest.write = _write
+    vars(ingest).update(install=_install, write=_write, tap=_no_tap)
     return cli.main(["serve"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,9 @@ Write = Callable[[str, str], str]
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """Write a module of this name and text that can be imported during the test."""
-    monkeypatch.syspath_prepend(tmp_path)
+    # Not syspath_prepend: it asks for pkg_resources, of which another test's package has a stand-in.
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    importlib.invalidate_caches()
     before = set(sys.modules)
 
     def write_module(name: str, text: str) -> str:
