@@ -44,7 +44,7 @@ demo: setup ## Run everything here: embedded broker, bridge on 127.0.0.1:8000, s
 
 .PHONY: test
 test: setup ## Run the tests (ARGS='tests/unit -k name')
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
 .PHONY: lint
 lint: setup ## Check style and format

@@ -43,8 +43,6 @@ MAX_DIGITS: Final = 8
 
 FULL_READ: Final = 256 * 1024
 """What asyncio reads from a socket at the most, in bytes: a read of this size left some behind."""
-MAX_PUT_OFF: Final = 7
-"""Full reads in a row after which what they brought is written: 2 MiB in all."""
 
 _MESSAGES: Final = (b"HMSG", b"MSG")
 _DENIED: Final = re.compile(rb"Permissions Violation for Subscription to \"([^\"]+)\"")
@@ -65,8 +63,8 @@ class Reads(Protocol):
     def begin(self) -> None:
         """Messages may come now."""
 
-    def end(self) -> None:
-        """All messages of this read have come."""
+    def end(self, more: bool, /) -> None:
+        """All messages of this read have come; ``more`` says that others are waiting already."""
 
 
 class Latch(Protocol):
@@ -252,8 +250,6 @@ class Tap(asyncio.Protocol):
         self._splitter = Splitter(receivers)
         self._reads = reads
         self._lost = False
-        self._loop = asyncio.get_running_loop()
-        self._put_off = 0
 
     def data_received(self, data: bytes) -> None:
         """Bytes from NATS."""
@@ -272,20 +268,7 @@ class Tap(asyncio.Protocol):
             rest.append(_NONSENSE)
         if rest:
             self._inner.data_received(b"".join(rest))
-        if len(data) < FULL_READ or self._put_off >= MAX_PUT_OFF:
-            self._put_off = 0
-            self._reads.end()
-        else:
-            # More is waiting already. What it brings for the same connections goes into the same
-            # writes, which are most of what an event costs.
-            self._put_off += 1
-            self._loop.call_soon(self._loop.call_soon, self._end, self._put_off)
-
-    def _end(self, put_off: int) -> None:
-        # Two iterations later, so that the next read had its turn; it may have brought nothing.
-        if self._put_off == put_off:
-            self._put_off = 0
-            self._reads.end()
+        self._reads.end(len(data) >= FULL_READ)
 
     def eof_received(self) -> bool | None:
         return self._inner.eof_received()

@@ -119,7 +119,10 @@ def bridge(*arguments: str) -> list[str]:
 
 def processes() -> Iterator[tuple[int, int, str]]:
     told = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="], capture_output=True, text=True, check=True
+        ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     for line in told.stdout.splitlines():
         pid, parent, state, command = line.split(None, 3)
