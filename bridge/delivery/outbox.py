@@ -112,10 +112,12 @@ class Flush:
         if more and self._put_off < MAX_PUT_OFF:
             self._put_off += 1
             # Two iterations later the next read has had its turn; it may have brought nothing.
-            late = partial(self._end_late, self._put_off)
-            self._call_soon(partial(self._call_soon, late))
+            self._call_soon(partial(self._next_but_one, self._put_off))
         else:
             self.run()
+
+    def _next_but_one(self, put_off: int) -> None:
+        self._call_soon(partial(self._end_late, put_off))
 
     def _end_late(self, put_off: int) -> None:
         if self._put_off == put_off:

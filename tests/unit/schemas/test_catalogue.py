@@ -23,7 +23,7 @@ Write = Callable[[str, str], str]
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     """Write a module of this name and text that can be imported during the test."""
-    # Not syspath_prepend: it asks for pkg_resources, of which another test's package has a stand-in.
+    # Not syspath_prepend: it asks for pkg_resources, of which a test's package has a stand-in.
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     importlib.invalidate_caches()
     before = set(sys.modules)
