@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -24,8 +25,49 @@ MAX_CONNECTIONS: Final = 4096
 """Connections that are no WebSockets (yet), of one process."""
 
 
+class Deadlines:
+    """Deadlines of equal length for many: one timer, and a dict in the order of their ends.
+
+    Nearly all of them end before their time, and a timer of the event loop stays in its heap when
+    it is cancelled.
+    """
+
+    def __init__(self, seconds: float, missed: Callable[[Any], None]) -> None:
+        self._seconds: Final = seconds
+        self._missed: Final = missed
+        self._ends: Final[dict[Any, float]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, who: Any, loop: asyncio.AbstractEventLoop) -> None:
+        """Give ``who`` the whole time, from now."""
+        self._ends.pop(who, None)
+        self._ends[who] = loop.time() + self._seconds
+        if self._timer is None:
+            self._timer = loop.call_later(self._seconds, self._look, loop)
+
+    def end(self, who: Any) -> None:
+        """It is done, or over."""
+        self._ends.pop(who, None)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = None
+        now = loop.time()
+        late = []
+        for who, end in self._ends.items():
+            if end > now:
+                self._timer = loop.call_at(end, self._look, loop)
+                break
+            late.append(who)
+        for who in late:
+            del self._ends[who]
+            self._missed(who)
+
+
 def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
     """Return uvicorn's protocol class with a request that must be whole within ``timeout``."""
+
+    heads = Deadlines(timeout, lambda each: each.too_slow())
+    answers = Deadlines(ANSWER_TIMEOUT, lambda each: each.transport.abort())
 
     class BoundedHttp(HttpToolsProtocol):
         """One HTTP connection; see the module."""
@@ -37,7 +79,6 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
             self._in_head = True
             self._body_bytes = 0
             self._read = b""
-            self._deadline: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -91,7 +132,7 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
             self._go_on()
             # From here on it is the answer that must be done in time.
             self._relax()
-            self._deadline = self.loop.call_later(ANSWER_TIMEOUT, self.transport.abort)
+            answers.begin(self, self.loop)
             super().on_message_complete()
 
         def on_response_complete(self) -> None:
@@ -134,15 +175,14 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
         def _expect(self) -> None:
             self._head_bytes = 0
             self._in_head = True
-            self._deadline = self.loop.call_later(timeout, self._too_slow)
+            heads.begin(self, self.loop)
 
         def _relax(self) -> None:
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
+            heads.end(self)
+            answers.end(self)
 
-        def _too_slow(self) -> None:
-            self._deadline = None
+        def too_slow(self) -> None:
+            """The request did not arrive in time."""
             self._cut(HTTPStatus.REQUEST_TIMEOUT)
 
         def _cut(self, status: HTTPStatus) -> None:
