@@ -43,7 +43,7 @@ from bridge.sessions.admission import Admission, Doors
 from bridge.sessions.commands import Commands
 from bridge.sessions.keeper import Keeper
 from bridge.sessions.registry import Registry
-from bridge.sessions.session import Surroundings
+from bridge.sessions.surroundings import Surroundings
 from bridge.settings import BridgeSettings
 from bridge.sockets.listener import bounded_http
 from bridge.sockets.socket import Parsers

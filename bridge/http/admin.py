@@ -20,8 +20,9 @@ from bridge.delivery.hub import Hub
 from bridge.http.callers import Admin
 from bridge.identity.revocations import Revocations
 from bridge.sessions.registry import Registry
-from bridge.sessions.session import Session, rfc3339
+from bridge.sessions.session import Session
 from bridge.sessions.states import State
+from bridge.sessions.surroundings import rfc3339
 from bridge.settings import LimitSettings
 from schemas import codes
 from schemas.envelope import new_id, timestamp

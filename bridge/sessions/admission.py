@@ -19,7 +19,8 @@ from bridge.errors import TicketError, TokenError
 from bridge.identity.origins import address_block, client_address, origin_allowed
 from bridge.identity.tokens import Identity, KeyNeeded
 from bridge.limits.rates import SlidingWindow
-from bridge.sessions.session import Introduction, Session, Surroundings, close_code_of
+from bridge.sessions.session import Session, close_code_of
+from bridge.sessions.surroundings import Introduction, Surroundings
 from bridge.settings import ServerSettings
 from bridge.sockets.socket import Socket
 from bridge.sockets.upgrade import Admitted, Handshake, Refused

@@ -9,21 +9,16 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Awaitable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 from uuid import uuid4
 
-from bridge.broker.interests import Interests, Unit
-from bridge.broker.topics import Topics
+from bridge.broker.interests import Unit
 from bridge.delivery.frames import text_frame
-from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Outbox
 from bridge.errors import BridgeError, BrokerUnavailable, TokenError
 from bridge.identity.tokens import Deactivated, Identity, KeyNeeded
-from bridge.limits.rates import SlidingWindow
 from bridge.sessions.handlers import (
     NOT_RESUMED,
     Answer,
@@ -35,12 +30,11 @@ from bridge.sessions.handlers import (
     View,
     handle,
 )
-from bridge.sessions.registry import Registry
 from bridge.sessions.states import State, advance
-from bridge.settings import IdentitySettings, LimitSettings
+from bridge.sessions.surroundings import Introduction, Surroundings, rfc3339
+from bridge.sessions.wishes import Wishes
 from bridge.sockets.socket import Socket
 from schemas import codes
-from schemas.catalogue import Catalogue
 from schemas.codes import CloseCode, ErrorCode
 from schemas.commands import (
     Authenticate,
@@ -49,7 +43,7 @@ from schemas.commands import (
     message_id,
     parse_client_message,
 )
-from schemas.patterns import ANY, Pattern
+from schemas.patterns import Pattern
 from schemas.replies import (
     AuthExpiring,
     AuthExpiringData,
@@ -82,60 +76,17 @@ MAX_EARLY: Final = 100
 """Messages that may come before ``connection.established`` is sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What every session of this process shares."""
-
-    catalogue: Catalogue
-    limits: LimitSettings
-    identity: IdentitySettings
-    hub: Hub
-    interests: Interests
-    topics: Topics
-    registry: Registry
-    rates: SlidingWindow
-    verify: Callable[[str], Awaitable[Identity]]
-    """Takes a token; raises :class:`TokenError`."""
-    is_revoked: Callable[[Identity], bool]
-    ask: Callable[[Ask, Identity], Awaitable[Reply]]
-    """Takes a command to its service and returns what to answer the client."""
-    failed_handshake: Callable[[str], None]
-    """Takes the address of a client that could not say who it is."""
-    user_subject: Callable[[str], str]
-    """Takes a user's token, returns the NATS subject of that user's events."""
-    spawn: Callable[[Coroutine[Any, Any, None]], None]
-    clock: Callable[[], float]
-    """Seconds that never go back."""
-    wall: Callable[[], float]
-    """Unix seconds that never go back, for the rate limit."""
-
-
-@dataclass(frozen=True, slots=True)
-class Introduction:
-    """What the handshake said beside who it is."""
-
-    address: str
-    direct: bool = True
-    cursor: str | None = field(default=None)
-
-
-def rfc3339(seconds: float) -> str:
-    """Return a Unix time as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
 class Session:
     """A connection and everything the bridge knows of it."""
 
     __slots__ = (
         "_early",
         "_env",
-        "_keys",
         "_notified",
         "_socket",
-        "_unconfirmed",
         "_unit",
         "_waiting_commands",
+        "_wishes",
         "connected_at",
         "deadline",
         "error_count",
@@ -148,7 +99,6 @@ class Session:
         "message_count",
         "next_ping",
         "outbox",
-        "patterns",
         "signs",
         "stalled_since",
         "state",
@@ -163,9 +113,7 @@ class Session:
         self.identity: Identity | None = None
         self.state = State.AWAITING
         self.outbox = Outbox(socket.write, self._overflowed)
-        self.patterns: dict[str, Pattern] = {}
-        self._keys: dict[tuple[str, str], frozenset[str]] = {}
-        self._unconfirmed: set[str] = set()
+        self._wishes = Wishes(env.catalogue, env.hub, env.topics, self.outbox)
         self._unit: Unit | None = None
         self._early: list[tuple[bytes, bool]] | None = None
         self._notified = False
@@ -298,7 +246,7 @@ class Session:
         env, identity = self._env, self.identity
         self.state = advance(self.state, State.CLOSED)
         self._early = None
-        self._want({})
+        self._wishes.clear()
         if identity is not None:
             env.hub.everybody.receivers.pop(self.outbox, None)
         if self._unit is not None and identity is not None:
@@ -336,6 +284,11 @@ class Session:
         self.signs += 1
         if self.signs > MAX_SIGNS:
             self.close(codes.TOO_MANY_ERRORS)
+
+    @property
+    def patterns(self) -> dict[str, Pattern]:
+        """The patterns that it is subscribed to, as the client wrote them."""
+        return self._wishes.patterns
 
     @property
     def is_gone(self) -> bool:
@@ -448,7 +401,7 @@ class Session:
             return
         self.last_heartbeat = self.last_seen
         view = View(
-            self.patterns,
+            self._wishes.patterns,
             identity.grants,
             env.catalogue,
             env.limits.max_subscriptions,
@@ -478,12 +431,12 @@ class Session:
             case Answer(reply):
                 self.errors_in_row = 0
                 self.send(reply)
-            case Change(patterns, replies):
-                if replies[-1].type == "error":
+            case Change():
+                if effect.replies[-1].type == "error":
                     self.error_count += 1
                 else:
                     self.errors_in_row = 0
-                self._change(patterns, replies)
+                self._change(effect)
             case Ask():
                 self._ask(effect, identity)
             case Renew(message):
@@ -491,70 +444,36 @@ class Session:
             case Nothing():
                 self.errors_in_row = 0
 
-    def _change(self, patterns: dict[str, Pattern], replies: tuple[Reply, ...]) -> None:
-        added = patterns.keys() - self.patterns.keys()
-        self._unconfirmed |= added
-        self._unconfirmed &= patterns.keys()
-        self.patterns = patterns
-        self._rewant()
-        named = replies[0].data.events if isinstance(replies[0], SubscriptionAcknowledged) else []
+    def _change(self, change: Change) -> None:
+        identity, replies = self.identity, change.replies
+        assert identity is not None
+        self._wishes.become(change.patterns, identity.grants)
+        named = replies[0].data.events if isinstance(replies[0], SubscriptionAcknowledged) else ()
 
         def confirmed(done: bool) -> None:
-            if self.state is not State.OPEN:
+            if self.state is not State.OPEN or self.identity is None:
                 return
-            lost = self._unconfirmed.intersection(named)
-            if done or not lost:
-                self._unconfirmed -= lost
+            if self._wishes.confirmed(named, done, self.identity.grants):
                 for reply in replies:
                     self.send(reply)
-                return
-            # Not a promise the bridge can keep now: what NATS has not confirmed is given back.
-            self._unconfirmed -= lost
-            self.patterns = {text: each for text, each in self.patterns.items() if text not in lost}
-            self._rewant()
-            self.send(
-                error(
-                    ErrorCode.SERVICE_UNAVAILABLE,
-                    "The event bus is not available",
-                    reply_to=replies[0].reply_to,
+            else:
+                self.send(
+                    error(
+                        ErrorCode.SERVICE_UNAVAILABLE,
+                        "The event bus is not available",
+                        reply_to=replies[0].reply_to,
+                    )
                 )
-            )
 
         # Also where nothing is new: answers keep their order, and a pattern may still be waiting.
         self._env.interests.confirm(confirmed)
 
-    def _rewant(self) -> None:
-        assert self.identity is not None
-        keys = self.identity.grants.resolve_all(self.patterns.values(), self._env.catalogue)
-        self._want({(key.event_type, key.resource): key.excluded for key in keys})
-
-    def _want(self, keys: dict[tuple[str, str], frozenset[str]]) -> None:
-        """Make what is delivered what is in ``keys``, with no moment in between without it."""
-        env, held = self._env, self._keys
-        if keys == held:
-            return
-        for (event_type, resource), excluded in keys.items():
-            route = env.hub.topic(event_type)
-            if (event_type, resource) not in held:
-                env.topics.hold(event_type, resource, route.receive)
-            route.add(self.outbox, resource, excluded)
-        for event_type, resource in held.keys() - keys.keys():
-            env.hub.topic(event_type).remove(self.outbox, resource)
-            env.topics.release(event_type, resource)
-        self._keys = keys
-
     def _set_permits(self, identity: Identity) -> None:
         if not self.intro.direct:
-            self.outbox.permits = self._subscribed
+            self.outbox.permits = self._wishes.covers
         else:
             grants = identity.grants
             self.outbox.permits = None if grants.unrestricted else grants.permits
-
-    def _subscribed(self, event_type: str, resource: str) -> bool:
-        excluded = self._keys.get((event_type, ANY))
-        if excluded is not None:
-            return resource not in excluded
-        return (event_type, resource) in self._keys
 
     # What takes time: a task each, bounded by the rate limit and the waits' deadlines.
 
@@ -599,14 +518,7 @@ class Session:
         self.identity = identity
         self._set_deadline()
         self._set_permits(identity)
-        catalogue = self._env.catalogue
-        removed = [
-            text
-            for text, pattern in self.patterns.items()
-            if not identity.grants.resolve(pattern, catalogue)
-        ]
-        self.patterns = {t: each for t, each in self.patterns.items() if t not in removed}
-        self._rewant()
+        removed = self._wishes.regrant(identity.grants)
         reply = AuthRefreshed(
             data=AuthRefreshedData(expires_at=rfc3339(identity.expires_at), removed=removed),
             reply_to=message.id,

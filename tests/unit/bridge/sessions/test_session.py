@@ -19,8 +19,9 @@ from bridge.identity.tokens import Identity
 from bridge.limits.rates import SlidingWindow
 from bridge.sessions.handlers import Ask
 from bridge.sessions.registry import Registry
-from bridge.sessions.session import Introduction, Session, Surroundings
+from bridge.sessions.session import Session
 from bridge.sessions.states import State
+from bridge.sessions.surroundings import Introduction, Surroundings
 from bridge.settings import IdentitySettings, LimitSettings
 from schemas.catalogue import Catalogue
 from schemas.codes import RECONNECT

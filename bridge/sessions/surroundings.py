@@ -1,0 +1,61 @@
+"""What every session of a process shares, and what one is made of: handed down, never imported."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from bridge.broker.interests import Interests
+from bridge.broker.topics import Topics
+from bridge.delivery.hub import Hub
+from bridge.identity.tokens import Identity
+from bridge.limits.rates import SlidingWindow
+from bridge.sessions.handlers import Ask
+from bridge.sessions.registry import Registry
+from bridge.settings import IdentitySettings, LimitSettings
+from schemas.catalogue import Catalogue
+from schemas.replies import Reply
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What every session of this process shares."""
+
+    catalogue: Catalogue
+    limits: LimitSettings
+    identity: IdentitySettings
+    hub: Hub
+    interests: Interests
+    topics: Topics
+    registry: Registry
+    rates: SlidingWindow
+    verify: Callable[[str], Awaitable[Identity]]
+    """Takes a token; raises :class:`TokenError`."""
+    is_revoked: Callable[[Identity], bool]
+    ask: Callable[[Ask, Identity], Awaitable[Reply]]
+    """Takes a command to its service and returns what to answer the client."""
+    failed_handshake: Callable[[str], None]
+    """Takes the address of a client that could not say who it is."""
+    user_subject: Callable[[str], str]
+    """Takes a user's token, returns the NATS subject of that user's events."""
+    spawn: Callable[[Coroutine[Any, Any, None]], None]
+    clock: Callable[[], float]
+    """Seconds that never go back."""
+    wall: Callable[[], float]
+    """Unix seconds that never go back, for the rate limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What the handshake said beside who it is."""
+
+    address: str
+    direct: bool = True
+    cursor: str | None = field(default=None)
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a Unix time as RFC 3339 in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
