@@ -1,4 +1,4 @@
-"""One client's session: the one place that applies what the handlers decide.
+"""One client's session: who it is, when it opens, what it may have, when it ends.
 
 Owned by its socket, called from the event loop only. Effects reach the rest of the bridge through
 the callables and objects in :class:`Surroundings`.
@@ -17,19 +17,10 @@ from uuid import uuid4
 from bridge.broker.interests import Unit
 from bridge.delivery.frames import text_frame
 from bridge.delivery.outbox import Outbox
-from bridge.errors import BridgeError, BrokerUnavailable, TokenError
+from bridge.errors import BridgeError, BrokerUnavailable
 from bridge.identity.tokens import Deactivated, Identity, KeyNeeded
-from bridge.sessions.handlers import (
-    NOT_RESUMED,
-    Answer,
-    Ask,
-    Change,
-    Effect,
-    Nothing,
-    Renew,
-    View,
-    handle,
-)
+from bridge.sessions.effects import receive
+from bridge.sessions.handlers import NOT_RESUMED
 from bridge.sessions.states import State, advance
 from bridge.sessions.surroundings import Introduction, Surroundings, rfc3339
 from bridge.sessions.wishes import Wishes
@@ -38,24 +29,19 @@ from schemas import codes
 from schemas.codes import CloseCode, ErrorCode
 from schemas.commands import (
     Authenticate,
-    AuthRefresh,
     MessageError,
-    message_id,
     parse_client_message,
 )
 from schemas.patterns import Pattern
 from schemas.replies import (
     AuthExpiring,
     AuthExpiringData,
-    AuthRefreshed,
-    AuthRefreshedData,
     ConnectionDraining,
     ConnectionEstablished,
     DrainingData,
     EstablishedData,
     Limits,
     Reply,
-    SubscriptionAcknowledged,
     error,
 )
 
@@ -81,14 +67,12 @@ class Session:
 
     __slots__ = (
         "_early",
-        "_env",
         "_notified",
         "_socket",
         "_unit",
-        "_waiting_commands",
-        "_wishes",
         "connected_at",
         "deadline",
+        "env",
         "error_count",
         "errors_in_row",
         "id",
@@ -102,22 +86,24 @@ class Session:
         "signs",
         "stalled_since",
         "state",
+        "waiting_commands",
+        "wishes",
     )
 
     def __init__(self, env: Surroundings, socket: Socket, intro: Introduction) -> None:
         now = env.clock()
-        self._env = env
+        self.env = env
         self._socket = socket
         self.intro = intro
         self.id = str(uuid4())
         self.identity: Identity | None = None
         self.state = State.AWAITING
         self.outbox = Outbox(socket.write, self._overflowed)
-        self._wishes = Wishes(env.catalogue, env.hub, env.topics, self.outbox)
+        self.wishes = Wishes(env.catalogue, env.hub, env.topics, self.outbox)
         self._unit: Unit | None = None
         self._early: list[tuple[bytes, bool]] | None = None
         self._notified = False
-        self._waiting_commands = 0
+        self.waiting_commands = 0
         self.connected_at = time.time()
         self.last_seen = now
         self.last_heartbeat = now
@@ -137,7 +123,7 @@ class Session:
 
     def identify(self, identity: Identity, reply_to: str | None = None) -> None:
         """The client is known: count it, and open once NATS has its user's interest."""
-        env = self._env
+        env = self.env
         self.state = advance(self.state, State.CONFIRMING)
         self.identity = identity
         if self._ends_at(identity) <= time.time():
@@ -155,7 +141,7 @@ class Session:
         self._early = []
         self.deadline = math.inf  # what it waits for has a deadline of its own
         self._socket.hold()
-        self._env.spawn(self._identify(answer, reply_to))
+        self.env.spawn(self._identify(answer, reply_to))
 
     async def _identify(self, answer: Awaitable[Identity], reply_to: str | None) -> None:
         try:
@@ -164,12 +150,12 @@ class Session:
             close = close_code_of(problem)
             if self.state is State.AWAITING:
                 if close is not codes.TRY_AGAIN_LATER:
-                    self._env.failed_handshake(self.intro.address)
+                    self.env.failed_handshake(self.intro.address)
                 self.close(close)
             return
         if self.state is not State.AWAITING:
             return
-        if self._env.is_revoked(identity):
+        if self.env.is_revoked(identity):
             self.close(codes.REVOKED)
         else:
             self.identify(identity, reply_to)
@@ -182,7 +168,7 @@ class Session:
         if not done:
             self.close(codes.TRY_AGAIN_LATER)
             return
-        env = self._env
+        env = self.env
         self.state = advance(self.state, State.OPEN)
         self._set_permits(identity)
         env.hub.users[identity.user].receivers[self.outbox] = None
@@ -221,7 +207,7 @@ class Session:
             return
         self._leave()
         self.outbox.drain()
-        self._env.hub.flush.forget(self.outbox)
+        self.env.hub.flush.forget(self.outbox)
         self._socket.close(close)
         log.debug("connection %s closed: %s %s", self.id, close.code, close.name)
 
@@ -243,10 +229,10 @@ class Session:
 
     def _leave(self) -> None:
         # Nothing is delivered from here on, and NATS interest is given back.
-        env, identity = self._env, self.identity
+        env, identity = self.env, self.identity
         self.state = advance(self.state, State.CLOSED)
         self._early = None
-        self._wishes.clear()
+        self.wishes.clear()
         if identity is not None:
             env.hub.everybody.receivers.pop(self.outbox, None)
         if self._unit is not None and identity is not None:
@@ -260,10 +246,10 @@ class Session:
 
     def on_message(self, data: bytes, is_text: bool) -> None:
         """A message of the client: size → rate → parse → handle → apply."""
-        self.last_seen = self._env.clock()
+        self.last_seen = self.env.clock()
         if self.state is State.OPEN:
             self.message_count += 1
-            self._handle(data, is_text)
+            receive(self, data, is_text)
         elif self.state is State.AWAITING and self._early is None:
             self._first_message(data, is_text)
         elif self.state is not State.CLOSED:
@@ -280,7 +266,7 @@ class Session:
 
     def on_sign_of_life(self) -> None:
         """A frame that is no message: a ping, a pong, a fragment."""
-        self.last_seen = self._env.clock()
+        self.last_seen = self.env.clock()
         self.signs += 1
         if self.signs > MAX_SIGNS:
             self.close(codes.TOO_MANY_ERRORS)
@@ -288,7 +274,7 @@ class Session:
     @property
     def patterns(self) -> dict[str, Pattern]:
         """The patterns that it is subscribed to, as the client wrote them."""
-        return self._wishes.patterns
+        return self.wishes.patterns
 
     @property
     def is_gone(self) -> bool:
@@ -298,30 +284,30 @@ class Session:
     @property
     def idle(self) -> float:
         """Seconds since the last sign of life."""
-        return self._env.clock() - self.last_seen
+        return self.env.clock() - self.last_seen
 
     @property
     def idle_heartbeat(self) -> float:
         """Seconds since the last message that was in order."""
-        return self._env.clock() - self.last_heartbeat
+        return self.env.clock() - self.last_heartbeat
 
     def on_pause(self) -> None:
         """The client reads too slowly for now."""
-        self.stalled_since = self._env.clock()
-        self._env.hub.flush.pause(self.outbox)
+        self.stalled_since = self.env.clock()
+        self.env.hub.flush.pause(self.outbox)
 
     def on_resume(self) -> None:
         """The client reads again."""
         self.stalled_since = None
-        self._env.hub.flush.resume(self.outbox)
+        self.env.hub.flush.resume(self.outbox)
 
     def on_lost(self) -> None:
         """The connection is over, by whichever side."""
         if self.state is State.AWAITING:
-            self._env.failed_handshake(self.intro.address)
+            self.env.failed_handshake(self.intro.address)
         if self.state is not State.CLOSED:
             self._leave()
-        self._env.hub.flush.forget(self.outbox)
+        self.env.hub.flush.forget(self.outbox)
 
     def _overflowed(self) -> None:
         self.close(codes.SLOW_CONSUMER)
@@ -330,14 +316,14 @@ class Session:
 
     def ping(self, now: float) -> None:
         """Send a WebSocket ping; ``now`` is of the clock that never goes back."""
-        self.next_ping = now + self._env.limits.heartbeat_interval
+        self.next_ping = now + self.env.limits.heartbeat_interval
         self._socket.ping()
 
     def on_deadline(self, now: float) -> None:
         """Something is due at this Unix time: the first message, the notice, or the expiry."""
         identity = self.identity
         if identity is None:
-            self._env.failed_handshake(self.intro.address)
+            self.env.failed_handshake(self.intro.address)
             self.close(codes.NOT_AUTHENTICATED)
         elif now >= self._ends_at(identity):
             self.close(codes.TOKEN_EXPIRED)
@@ -351,197 +337,49 @@ class Session:
 
     def _ends_at(self, identity: Identity) -> float:
         # Clocks differ: the token counts for as long past its ``exp`` as at the handshake.
-        return identity.expires_at + self._env.identity.jwt_leeway
+        return identity.expires_at + self.env.identity.jwt_leeway
 
     def _set_deadline(self) -> None:
         assert self.identity is not None
         self._notified = False
-        self.deadline = self.identity.expires_at - self._env.identity.expiring_notice
+        self.deadline = self.identity.expires_at - self.env.identity.expiring_notice
 
     # Messages.
 
     def send(self, reply: Reply) -> None:
         """Offer a message of the bridge, behind the events that were offered before."""
-        self._env.hub.flush.offer(self.outbox, text_frame(reply.to_bytes()))
+        self.env.hub.flush.offer(self.outbox, text_frame(reply.to_bytes()))
 
     def send_frame(self, frame: bytes) -> None:
         """Offer a ready frame."""
-        self._env.hub.flush.offer(self.outbox, frame)
+        self.env.hub.flush.offer(self.outbox, frame)
 
-    def _handle(self, data: bytes, is_text: bool) -> None:
-        env, identity = self._env, self.identity
-        assert identity is not None
-        now = env.wall()
-        if not env.rates.allow(identity.user_id, now):
-            self._refuse(
-                error(
-                    ErrorCode.RATE_LIMIT_EXCEEDED,
-                    "Too many messages",
-                    reply_to=message_id(data),
-                    reset_time=env.rates.reset_time(identity.user_id),
-                )
-            )
-            return
-        if len(data) > env.limits.max_message_size:
-            self._refuse(
-                error(
-                    ErrorCode.MESSAGE_TOO_LARGE,
-                    f"Message is over {env.limits.max_message_size} bytes",
-                    reply_to=message_id(data),
-                )
-            )
-            return
-        if not is_text:
-            self._refuse(error(ErrorCode.INVALID_MESSAGE_FORMAT, "Message must be text"))
-            return
-        try:
-            message = parse_client_message(data)
-        except MessageError as refused:
-            self._refuse(error(refused.code, refused.message, reply_to=refused.reply_to))
-            return
-        self.last_heartbeat = self.last_seen
-        view = View(
-            self._wishes.patterns,
-            identity.grants,
-            env.catalogue,
-            env.limits.max_subscriptions,
-            env.limits.max_interests,
-            env.limits.max_message_size,
-        )
-        try:
-            self._apply(handle(message, view), identity)
-        except Exception:
-            # A fault of ours: the client is told, the connection and all others go on.
-            log.exception("a message of type %s could not be handled", message.type)
-            self._refuse(
-                error(ErrorCode.INTERNAL_ERROR, "Internal server error", reply_to=message.id)
-            )
-
-    def _refuse(self, answer: Reply) -> None:
-        self.error_count += 1
-        self.errors_in_row += 1
-        self.send(answer)
-        if self.errors_in_row >= self._env.limits.max_errors:
-            self.close(codes.TOO_MANY_ERRORS)
-
-    def _apply(self, effect: Effect, identity: Identity) -> None:
-        match effect:
-            case Answer(reply) if reply.type == "error":
-                self._refuse(reply)
-            case Answer(reply):
-                self.errors_in_row = 0
-                self.send(reply)
-            case Change():
-                if effect.replies[-1].type == "error":
-                    self.error_count += 1
-                else:
-                    self.errors_in_row = 0
-                self._change(effect)
-            case Ask():
-                self._ask(effect, identity)
-            case Renew(message):
-                self._env.spawn(self._renew(message, identity))
-            case Nothing():
-                self.errors_in_row = 0
-
-    def _change(self, change: Change) -> None:
-        identity, replies = self.identity, change.replies
-        assert identity is not None
-        self._wishes.become(change.patterns, identity.grants)
-        named = replies[0].data.events if isinstance(replies[0], SubscriptionAcknowledged) else ()
-
-        def confirmed(done: bool) -> None:
-            if self.state is not State.OPEN or self.identity is None:
-                return
-            if self._wishes.confirmed(named, done, self.identity.grants):
-                for reply in replies:
-                    self.send(reply)
-            else:
-                self.send(
-                    error(
-                        ErrorCode.SERVICE_UNAVAILABLE,
-                        "The event bus is not available",
-                        reply_to=replies[0].reply_to,
-                    )
-                )
-
-        # Also where nothing is new: answers keep their order, and a pattern may still be waiting.
-        self._env.interests.confirm(confirmed)
+    def renew(self, identity: Identity) -> list[str]:
+        """Go on as this identity, of the same user; returns the patterns that it may not have."""
+        self.identity = identity
+        self._set_deadline()
+        self._set_permits(identity)
+        return self.wishes.regrant(identity.grants)
 
     def _set_permits(self, identity: Identity) -> None:
         if not self.intro.direct:
-            self.outbox.permits = self._wishes.covers
+            self.outbox.permits = self.wishes.covers
         else:
             grants = identity.grants
             self.outbox.permits = None if grants.unrestricted else grants.permits
 
-    # What takes time: a task each, bounded by the rate limit and the waits' deadlines.
-
-    def _ask(self, effect: Ask, identity: Identity) -> None:
-        if self._waiting_commands >= self._env.limits.max_commands:
-            self._refuse(
-                error(
-                    ErrorCode.COMMAND_FAILED,
-                    "Too many commands wait for an answer",
-                    reply_to=effect.message.id,
-                )
-            )
-            return
-        self.errors_in_row = 0
-        self._waiting_commands += 1
-        self._env.spawn(self._command(effect, identity))
-
-    async def _command(self, effect: Ask, identity: Identity) -> None:
-        try:
-            reply = await self._env.ask(effect, identity)
-        finally:
-            self._waiting_commands -= 1
-        if self.state is State.OPEN:
-            self.send(reply)
-
-    async def _renew(self, message: AuthRefresh, before: Identity) -> None:
-        refused = ""
-        try:
-            identity = await self._env.verify(message.data.token)
-            if identity.user_id != before.user_id:
-                refused = "the token is another user's"
-            elif self._env.is_revoked(identity):
-                refused = "the token is revoked"
-        except TokenError as problem:
-            refused = problem.reason
-        if self.state is not State.OPEN:
-            return
-        if refused:
-            self._refuse(error(ErrorCode.TOKEN_INVALID, refused, reply_to=message.id))
-            return
-        self.errors_in_row = 0
-        self.identity = identity
-        self._set_deadline()
-        self._set_permits(identity)
-        removed = self._wishes.regrant(identity.grants)
-        reply = AuthRefreshed(
-            data=AuthRefreshedData(expires_at=rfc3339(identity.expires_at), removed=removed),
-            reply_to=message.id,
-        )
-
-        def confirmed(_: bool) -> None:
-            if self.state is State.OPEN:
-                self.send(reply)
-
-        self._env.interests.confirm(confirmed)
-
     def _first_message(self, data: bytes, is_text: bool) -> None:
         try:
-            if not is_text or len(data) > self._env.limits.max_message_size:
+            if not is_text or len(data) > self.env.limits.max_message_size:
                 raise MessageError(ErrorCode.INVALID_MESSAGE_FORMAT, "not authenticate")
             message = parse_client_message(data)
         except MessageError:
             message = None
         if not isinstance(message, Authenticate):
-            self._env.failed_handshake(self.intro.address)
+            self.env.failed_handshake(self.intro.address)
             self.close(codes.NOT_AUTHENTICATED)
             return
-        self.identify_later(self._env.verify(message.data.token), message.id)
+        self.identify_later(self.env.verify(message.data.token), message.id)
 
 
 def close_code_of(problem: BridgeError) -> CloseCode:

@@ -1,0 +1,195 @@
+"""What is done about a client's message: the one place that applies what the handlers decide.
+
+Called by the session from the event loop; nothing here blocks. A fault of ours is told to the
+client as ``INTERNAL_ERROR``, and the connection goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from bridge.errors import TokenError
+from bridge.identity.tokens import Identity
+from bridge.sessions.handlers import Answer, Ask, Change, Effect, Nothing, Renew, View, handle
+from bridge.sessions.states import State
+from bridge.sessions.surroundings import rfc3339
+from schemas import codes
+from schemas.codes import ErrorCode
+from schemas.commands import AuthRefresh, MessageError, message_id, parse_client_message
+from schemas.replies import (
+    AuthRefreshed,
+    AuthRefreshedData,
+    Reply,
+    SubscriptionAcknowledged,
+    error,
+)
+
+if TYPE_CHECKING:
+    from bridge.sessions.session import Session
+
+log = logging.getLogger(__name__)
+
+
+def receive(session: Session, data: bytes, is_text: bool) -> None:
+    """Handle one message of an open session: rate → size → parse → handle → apply."""
+    env, identity = session.env, session.identity
+    assert identity is not None
+    now = env.wall()
+    if not env.rates.allow(identity.user_id, now):
+        _refuse(
+            session,
+            error(
+                ErrorCode.RATE_LIMIT_EXCEEDED,
+                "Too many messages",
+                reply_to=message_id(data),
+                reset_time=env.rates.reset_time(identity.user_id),
+            ),
+        )
+        return
+    if len(data) > env.limits.max_message_size:
+        _refuse(
+            session,
+            error(
+                ErrorCode.MESSAGE_TOO_LARGE,
+                f"Message is over {env.limits.max_message_size} bytes",
+                reply_to=message_id(data),
+            ),
+        )
+        return
+    if not is_text:
+        _refuse(session, error(ErrorCode.INVALID_MESSAGE_FORMAT, "Message must be text"))
+        return
+    try:
+        message = parse_client_message(data)
+    except MessageError as refused:
+        _refuse(session, error(refused.code, refused.message, reply_to=refused.reply_to))
+        return
+    session.last_heartbeat = session.last_seen
+    view = View(
+        session.wishes.patterns,
+        identity.grants,
+        env.catalogue,
+        env.limits.max_subscriptions,
+        env.limits.max_interests,
+        env.limits.max_message_size,
+    )
+    try:
+        _apply(session, handle(message, view), identity)
+    except Exception:
+        # A fault of ours: the client is told, the connection and all others go on.
+        log.exception("a message of type %s could not be handled", message.type)
+        _refuse(
+            session, error(ErrorCode.INTERNAL_ERROR, "Internal server error", reply_to=message.id)
+        )
+
+
+def _refuse(session: Session, answer: Reply) -> None:
+    session.error_count += 1
+    session.errors_in_row += 1
+    session.send(answer)
+    if session.errors_in_row >= session.env.limits.max_errors:
+        session.close(codes.TOO_MANY_ERRORS)
+
+
+def _apply(session: Session, effect: Effect, identity: Identity) -> None:
+    match effect:
+        case Answer(reply) if reply.type == "error":
+            _refuse(session, reply)
+        case Answer(reply):
+            session.errors_in_row = 0
+            session.send(reply)
+        case Change():
+            if effect.replies[-1].type == "error":
+                session.error_count += 1
+            else:
+                session.errors_in_row = 0
+            _change(session, effect)
+        case Ask():
+            _ask(session, effect, identity)
+        case Renew(message):
+            session.env.spawn(_renew(session, message, identity))
+        case Nothing():
+            session.errors_in_row = 0
+
+
+def _change(session: Session, change: Change) -> None:
+    identity, replies = session.identity, change.replies
+    assert identity is not None
+    session.wishes.become(change.patterns, identity.grants)
+    named = replies[0].data.events if isinstance(replies[0], SubscriptionAcknowledged) else ()
+
+    def confirmed(done: bool) -> None:
+        if session.state is not State.OPEN or session.identity is None:
+            return
+        if session.wishes.confirmed(named, done, session.identity.grants):
+            for reply in replies:
+                session.send(reply)
+        else:
+            session.send(
+                error(
+                    ErrorCode.SERVICE_UNAVAILABLE,
+                    "The event bus is not available",
+                    reply_to=replies[0].reply_to,
+                )
+            )
+
+    # Also where nothing is new: answers keep their order, and a pattern may still be waiting.
+    session.env.interests.confirm(confirmed)
+
+
+# What takes time: a task each, bounded by the rate limit and the waits' deadlines.
+
+
+def _ask(session: Session, effect: Ask, identity: Identity) -> None:
+    if session.waiting_commands >= session.env.limits.max_commands:
+        _refuse(
+            session,
+            error(
+                ErrorCode.COMMAND_FAILED,
+                "Too many commands wait for an answer",
+                reply_to=effect.message.id,
+            ),
+        )
+        return
+    session.errors_in_row = 0
+    session.waiting_commands += 1
+    session.env.spawn(_command(session, effect, identity))
+
+
+async def _command(session: Session, effect: Ask, identity: Identity) -> None:
+    try:
+        reply = await session.env.ask(effect, identity)
+    finally:
+        session.waiting_commands -= 1
+    if session.state is State.OPEN:
+        session.send(reply)
+
+
+async def _renew(session: Session, message: AuthRefresh, before: Identity) -> None:
+    refused = ""
+    try:
+        identity = await session.env.verify(message.data.token)
+        if identity.user_id != before.user_id:
+            refused = "the token is another user's"
+        elif session.env.is_revoked(identity):
+            refused = "the token is revoked"
+    except TokenError as problem:
+        refused = problem.reason
+    if session.state is not State.OPEN:
+        return
+    if refused:
+        _refuse(session, error(ErrorCode.TOKEN_INVALID, refused, reply_to=message.id))
+        return
+    session.errors_in_row = 0
+    removed = session.renew(identity)
+    reply = AuthRefreshed(
+        data=AuthRefreshedData(expires_at=rfc3339(identity.expires_at), removed=removed),
+        reply_to=message.id,
+    )
+
+    def confirmed(_: bool) -> None:
+        if session.state is State.OPEN:
+            session.send(reply)
+
+    session.env.interests.confirm(confirmed)
