@@ -9,31 +9,26 @@ import asyncio
 import contextlib
 import gc
 import logging
-import random
 import secrets
 import signal
-import socket
-import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 import nats.errors
-import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 
 from bridge.broker.connection import Connection, Nobody
 from bridge.broker.control import Control
 from bridge.broker.ingest import Receive
 from bridge.broker.interests import Interests
+from bridge.broker.rejects import Rejects
 from bridge.broker.streams import Stream
 from bridge.broker.topics import Topics
 from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush
 from bridge.errors import BrokerUnavailable, StartError, TicketError, TokenError
 from bridge.http import admin, health, tickets
-from bridge.http.refusals import refuse_request
+from bridge.http.api import make_api
+from bridge.http.server import HttpServer
 from bridge.identity.keys import JwksKeys, load_keys
 from bridge.identity.revocations import Revocations
 from bridge.identity.tickets import Tickets, identity_from_json, identity_to_json, owner
@@ -41,32 +36,21 @@ from bridge.identity.tokens import Identity, TokenVerifier
 from bridge.limits.rates import SlidingWindow, steady_clock
 from bridge.sessions.admission import Admission, Doors
 from bridge.sessions.commands import Commands
+from bridge.sessions.drain import drain
 from bridge.sessions.keeper import Keeper
 from bridge.sessions.registry import Registry
 from bridge.sessions.surroundings import Surroundings
 from bridge.settings import BridgeSettings
-from bridge.sockets.listener import bounded_http
 from bridge.sockets.socket import Parsers
 from bridge.sockets.upgrade import Upgrades
 from schemas.catalogue import Catalogue
-from schemas.envelope import HEADER_REJECT_DETAIL, HEADER_REJECT_REASON
-from schemas.errors import EventError, SchemaError
+from schemas.errors import SchemaError
 from schemas.subjects import Audience, Root
 
 log = logging.getLogger(__name__)
 
-BACKLOG: Final = 2048
-"""Connections that the kernel completes while the loop is busy."""
-ACCEPTS: Final = 2
-"""Connections that one loop iteration accepts: a storm of them must not hold up deliveries."""
-CLOSE_PATIENCE: Final = 5.0
-"""Seconds at the end of a drain for clients to answer their close frame."""
 KEY_REFRESH: Final = 300.0
 """Seconds between two looks at the JWKS URL."""
-MAX_REJECTED_SUBJECT: Final = 1024
-"""Longest subject in bytes under which a rejected event is published again."""
-REPORT: Final = 10.0
-"""Seconds between two log lines about rejected events."""
 
 
 class Bridge:
@@ -80,7 +64,6 @@ class Bridge:
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._draining = False
         self._wall: Final = steady_clock()
-        self._reported = (0, 0.0)
         try:
             catalogue = Catalogue.load(settings.bus.catalogue)
         except SchemaError as problem:
@@ -117,13 +100,14 @@ class Bridge:
         self._topics: Final = Topics(
             self._interests, subjects, clock=loop.time, linger=limits.linger
         )
+        self._rejects: Final = Rejects(self._connection, subjects, loop.time)
         self._hub: Final = Hub(
             catalogue,
             self._flush,
             live_root=live,
             events_root=subjects.root(Root.EVENTS),
             stream_header=f"Nats-Stream: {settings.bus.stream}\r\n".encode(),
-            reject=self._reject,
+            reject=self._rejects.publish,
             max_size=limits.max_message_size,
         )
         self._everybody: Final = f"{live}.{Audience.ALL}.>"
@@ -183,7 +167,7 @@ class Bridge:
                 lambda: self._ticket_rates.sweep(self._wall()),
                 lambda: self._failures.sweep(self._wall()),
                 self._refresh_keys,
-                self._report,
+                lambda: self._rejects.report(self._hub.counts.rejected),
             ),
         )
 
@@ -197,16 +181,26 @@ class Bridge:
             replica=self._replica,
             wall=self._wall,
         )
-        self._upgrades: Final = Upgrades(
-            self._admission, Parsers(max_size=4 * limits.max_message_size)
+        routers = (
+            health.router(
+                self._connection.round_trip, lambda: self._draining, lambda: self._stream.problem
+            ),
+            tickets.router(
+                self._tickets, settings.identity.ticket_ttl, self._ticket_rates, self._wall
+            ),
+            admin.router(self._administration, self._control, limits),
         )
-        self._server: Final = self._make_server()
+        self._server: Final = HttpServer(
+            make_api(routers, self._check_token),
+            Upgrades(self._admission, Parsers(max_size=4 * limits.max_message_size)),
+            settings.server,
+            max_body=2 * limits.max_message_size,
+        )
 
     async def start(self) -> str:
         """Bring everything up, in order; return the base URL. Raises :class:`StartError`."""
-        settings = self._settings
         # 1. The port: what is taken is told before anything else is touched.
-        listener = _bind(settings.server.host, settings.server.port)
+        listener = self._server.bind()
         try:
             # 2. NATS, the stream, and what every replica is subscribed to.
             await self._connection.open()
@@ -219,52 +213,22 @@ class Bridge:
             if isinstance(self._keys, JwksKeys) and not await self._keys.refresh():
                 log.warning("the JWKS URL does not answer yet; tokens wait for it")
             # 4. Clients.
-            self._server.lifespan = self._server.config.lifespan_class(self._server.config)
-            await self._server.startup(sockets=[])
-            self._server.servers.append(await self._listen(listener))
+            url = await self._server.start(listener)
         except BrokerUnavailable as problem:
             listener.close()
             await self._connection.close()
             raise StartError(str(problem)) from problem
-        self._spawn(self._server.main_loop())
         self._keeper.start()
-        host, port = listener.getsockname()[:2]
-        scheme = "https" if settings.server.tls_cert else "http"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
-
-    async def _listen(self, listener: socket.socket) -> asyncio.Server:
-        # As uvicorn does it, but with a deadline for TLS handshakes and few accepts at a time.
-        server, config = self._server, self._server.config
-
-        def connection() -> asyncio.Protocol:
-            return config.http_protocol_class(
-                config=config,  # type: ignore[call-arg]  # uvicorn's own protocols take these
-                server_state=server.server_state,
-                app_state=server.lifespan.state,
-            )
-
-        made = await self._loop.create_server(
-            connection,
-            sock=listener,
-            ssl=config.ssl,
-            backlog=ACCEPTS,
-            ssl_handshake_timeout=self._settings.server.handshake_timeout if config.ssl else None,
-        )
-        # asyncio accepts as many at a time as the backlog it is given; the kernel holds more.
-        listener.listen(BACKLOG)
-        return made
+        return url
 
     async def stop(self) -> None:
         """Take everything down, in order, within 30 s."""
         # 1. Not ready any more: load balancers look away, new handshakes get 503.
         self._draining = True
         # 2. Clients go, spread over the drain so that they don't come back all at once elsewhere.
-        await self._drain_clients()
+        await drain(self._registry, self._settings.server.drain_seconds)
         # 3. No more HTTP.
-        if self._server.started:
-            self._server.should_exit = True
-            self._server.config.timeout_graceful_shutdown = 2
-            await self._server.shutdown()
+        await self._server.stop()
         # 4. What still waits for an answer is given up, NATS is drained and closed.
         self._keeper.stop()
         for task in self._tasks:
@@ -273,27 +237,6 @@ class Bridge:
             # With a deadline: nats-py's waits can lose a cancellation on Python 3.11.
             await asyncio.wait(self._tasks, timeout=2)
         await self._connection.close()
-
-    async def _drain_clients(self) -> None:
-        seconds = self._settings.server.drain_seconds
-        sessions = list(self._registry)
-        random.shuffle(sessions)
-        log.info("draining %d connections over %g s", len(sessions), seconds)
-        start = self._loop.time()
-        for done, session in enumerate(sessions):
-            due = start + seconds * done / len(sessions)
-            if due > self._loop.time():
-                await asyncio.sleep(due - self._loop.time())
-            session.drain(random.randrange(200, 2000))  # noqa: S311  # a jitter, no secret
-        for session in self._registry:
-            session.drain(0)  # who slipped in meanwhile
-        waiting = [session for session in sessions if not session.is_gone]
-        deadline = self._loop.time() + CLOSE_PATIENCE
-        while waiting and self._loop.time() < deadline:
-            await asyncio.sleep(0.02)
-            waiting = [session for session in waiting if not session.is_gone]
-        for session in waiting:
-            session.cut()
 
     # Small joints between the parts.
 
@@ -341,36 +284,6 @@ class Bridge:
         if not task.cancelled() and task.exception() is not None:
             log.error("a task failed", exc_info=task.exception())
 
-    def _reject(self, subject: bytes, payload: bytes, error: EventError) -> None:
-        subjects = self._settings.bus.subjects
-        detail = f"{error.field}: {error.detail}" if error.field else error.detail
-        shown = subject.decode("ascii", "replace")
-        if len(subject) <= MAX_REJECTED_SUBJECT and shown.isascii() and shown.isprintable():
-            target = subjects.rejected(shown)
-        else:
-            # What NATS would not take back as a subject, or not beside the prefix in one line.
-            target = f"{subjects.root(Root.REJECTED)}.unnameable"
-        self._connection.publish(
-            target,
-            payload,
-            {
-                HEADER_REJECT_REASON: error.reason,
-                HEADER_REJECT_DETAIL: " ".join(detail.split())[:256],
-            },
-        )
-
-    def _report(self) -> None:
-        """Say now and then that events were rejected; never a line for each."""
-        total = sum(self._hub.counts.rejected.values())
-        before, at = self._reported
-        if total > before and self._loop.time() >= at + REPORT:
-            self._reported = (total, self._loop.time())
-            log.warning(
-                "%d events rejected since the last report, by reason in all: %s",
-                total - before,
-                self._hub.counts.rejected,
-            )
-
     def _refresh_keys(self) -> None:
         if isinstance(self._keys, JwksKeys) and self._loop.time() >= self._keys_due:
             self._keys_due = self._loop.time() + KEY_REFRESH
@@ -405,74 +318,6 @@ class Bridge:
 
     def _operations(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         return {**self._administration.operations, "redeem": self._redeem_for}
-
-    def _make_server(self) -> uvicorn.Server:
-        settings = self._settings
-        api = FastAPI(
-            title="NATS WebSocket bridge",
-            description="Admin, tickets and health of the bridge. Clients connect to `/ws`.",
-        )
-        api.state.check_token = self._check_token
-        api.add_exception_handler(RequestValidationError, refuse_request)
-        limits = settings.limits
-        api.include_router(
-            health.router(
-                self._connection.round_trip, lambda: self._draining, lambda: self._stream.problem
-            )
-        )
-        api.include_router(
-            tickets.router(
-                self._tickets, settings.identity.ticket_ttl, self._ticket_rates, self._wall
-            )
-        )
-        api.include_router(admin.router(self._administration, self._control, limits))
-
-        @api.get("/ws", include_in_schema=False)
-        async def websocket_only(_: Request) -> JSONResponse:
-            return JSONResponse(
-                {"code": "UPGRADE_REQUIRED", "message": "This is a WebSocket endpoint"},
-                status_code=426,
-                headers={"Upgrade": "websocket"},
-            )
-
-        # What uvicorn warns of is a peer's mistake, and was answered.
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
-        config = uvicorn.Config(
-            api,
-            http=bounded_http(settings.server.handshake_timeout, 2 * limits.max_message_size),
-            ws=self._upgrades,  # type: ignore[arg-type]  # called like the class it stands for
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            proxy_headers=False,
-            ssl_certfile=settings.server.tls_cert,
-            ssl_keyfile=settings.server.tls_key,
-        )
-        try:
-            config.load()
-        except (OSError, ssl.SSLError) as problem:
-            raise StartError(f"BRIDGE_TLS_CERT or BRIDGE_TLS_KEY: {problem}") from problem
-        return uvicorn.Server(config)
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, number, _, address = found[0]
-        listener = socket.socket(family, kind, number)
-    except OSError as problem:
-        raise StartError(f"{host}: {problem.strerror or problem}") from problem
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.setblocking(False)
-    except OSError as problem:
-        listener.close()
-        raise StartError(
-            f"port {port} on {host}: {(problem.strerror or str(problem)).lower()}"
-        ) from problem
-    return listener
 
 
 async def serve(settings: BridgeSettings, on_ready: Callable[[str], None]) -> None:

@@ -194,7 +194,9 @@ class Interests:
 
     def _ask(self) -> None:
         self._scheduled = False
-        if not self._wire.is_up:
+        if not self._wire.is_up or self._sent:
+            # One PING at a time: what is asked for until its PONG comes goes out together, so a
+            # storm of connects costs few of them.
             return
         batch, self._asked = self._asked, _Batch(self._on_pong)
         batch.units = [unit for unit in batch.units if unit.sid in self._units]
@@ -210,6 +212,8 @@ class Interests:
         if not self._sent or self._sent[0] is not batch:
             return  # of a connection that is gone
         self._sent.popleft()
+        if self._asked.units or self._asked.waiters:
+            self._schedule()
         denied = [unit for unit in batch.units if unit.denied and unit.sid in self._units]
         for unit in denied:
             self._forget(unit)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, HTTPException, status
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import from_json
 
 from bridge.broker.control import Control, Operation
 from bridge.delivery.frames import text_frame
@@ -210,9 +211,10 @@ def router(administration: Administration, control: Control, limits: LimitSettin
             text = json.dumps(
                 told.model_dump(exclude_unset=True), ensure_ascii=False, allow_nan=False
             )
-            text.encode()
-        except ValueError:
-            # NaN, an infinity, a lone surrogate: the body's parser takes them, clients can't.
+            from_json(text.encode())
+        except (ValueError, RecursionError):
+            # NaN, an infinity, a lone surrogate, nesting without end: the body's parser takes some
+            # of them, clients can't.
             raise HTTPException(
                 status.HTTP_422_UNPROCESSABLE_CONTENT, "The message is not JSON (RFC 8259)"
             ) from None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 from uuid import uuid4
@@ -276,10 +276,9 @@ class Session:
         """The patterns that it is subscribed to, as the client wrote them."""
         return self.wishes.patterns
 
-    @property
-    def is_gone(self) -> bool:
-        """Whether the connection itself is over, not just told to be."""
-        return self._socket.is_lost
+    def when_gone(self, gone: Callable[[], None]) -> None:
+        """Call once the connection itself is over, not just told to be; at once if it is."""
+        self._socket.when_lost(gone)
 
     @property
     def idle(self) -> float:

@@ -98,6 +98,7 @@ class Socket(asyncio.Protocol):
         "_text",
         "_timer",
         "_transport",
+        "_when_lost",
         "paused",
     )
 
@@ -118,6 +119,7 @@ class Socket(asyncio.Protocol):
         self._rest: bytes | None = None
         self._lost = False
         self._timer: asyncio.TimerHandle | None = None
+        self._when_lost: Callable[[], None] | None = None
         self.paused = False
 
     def hold(self) -> None:
@@ -151,10 +153,12 @@ class Socket(asyncio.Protocol):
         """Whether a close was begun by either side."""
         return self._closing
 
-    @property
-    def is_lost(self) -> bool:
-        """Whether the connection is over."""
-        return self._lost
+    def when_lost(self, lost: Callable[[], None]) -> None:
+        """Call once the connection is over; at once if it is."""
+        if self._lost:
+            lost()
+        else:
+            self._when_lost = lost
 
     def close(self, close: CloseCode) -> None:
         """Send a close frame and wait for the peer's, for a while; safe to call twice."""
@@ -345,6 +349,9 @@ class Socket(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         self._let_go()
+        when_lost, self._when_lost = self._when_lost, None
+        if when_lost is not None:
+            when_lost()
 
     def _let_go(self) -> None:
         # After a close frame nothing may be written: the owner must not even try.

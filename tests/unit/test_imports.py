@@ -213,8 +213,8 @@ def one_importer_of(*packages: str, within: str) -> set[str]:
         ("nats.protocol", "bridge", ("bridge.broker.ingest",)),
         ("nats", "publishers", ("publishers.connection",)),
         ("websockets", "bridge", ("bridge.sockets", "bridge.commands")),
-        ("uvicorn", "bridge", ("bridge.sockets", "bridge.app")),
-        ("fastapi", "bridge", ("bridge.http", "bridge.app")),
+        ("uvicorn", "bridge", ("bridge.sockets", "bridge.http.server")),
+        ("fastapi", "bridge", ("bridge.http",)),
     ],
 )
 def test_a_library_has_one_home(package: str, within: str, allowed: tuple[str, ...]) -> None:

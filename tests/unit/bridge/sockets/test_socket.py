@@ -364,13 +364,15 @@ class TestClosing:
 
     def test_the_owner_is_told_once_that_it_is_over(self, peer: Peer) -> None:
         """As soon as nothing more may be sent, and not again, however often the loop says so."""
+        over: list[str] = []
+        peer.socket.when_lost(lambda: over.append("then"))
         peer.send(client_frame(CLOSE))
-        assert peer.owner.told == ["lost"]
-        assert not peer.socket.is_lost
+        assert (peer.owner.told, over) == (["lost"], [])
         peer.lose()
         peer.lose()
-        assert peer.owner.told == ["lost"]
-        assert peer.socket.is_lost
+        assert (peer.owner.told, over) == (["lost"], ["then"])
+        peer.socket.when_lost(lambda: over.append("at once"))
+        assert over == ["then", "at once"]
 
     def test_a_connection_that_breaks_is_over_for_its_owner(self, peer: Peer) -> None:
         """Without any close frame the owner hears of it from the transport."""
