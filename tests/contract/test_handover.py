@@ -65,7 +65,12 @@ class Raw:
     async def end(self) -> bytes:
         """Return what is left until the bridge closes the TCP connection."""
         async with asyncio.timeout(10):
-            return await self.reader.read()
+            read = b""
+            # A peer that sends on after it was refused is reset; what came before that counts.
+            with contextlib.suppress(ConnectionResetError):
+                while chunk := await self.reader.read(65536):
+                    read += chunk
+            return read
 
 
 @contextlib.asynccontextmanager
