@@ -18,7 +18,7 @@ from bridge.sockets.upgrade import Upgrades
 
 BACKLOG: Final = 2048
 """Connections that the kernel completes while the loop is busy."""
-ACCEPTS: Final = 2
+ACCEPTS: Final = 4
 """Connections that one loop iteration accepts: a storm of them must not hold up deliveries."""
 GRACE: Final = 2
 """Seconds that requests under way have at the stop."""
