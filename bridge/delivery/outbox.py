@@ -128,13 +128,20 @@ class Flush:
         self._scheduled = False
         self._put_off = 0
         dirty, self.dirty = self.dirty, []
+        last: list[bytes] = []
+        joined = b""
         for outbox in dirty:
             if not outbox.paused:
                 frames = outbox.frames
                 if frames:
                     outbox.frames = []
+                    # Connections with the same subscriptions got the same frames: they share the
+                    # joined bytes. Lists compare by identity first, so this costs far less.
+                    if not last or frames[0] is not last[0] or frames != last:
+                        last = frames
+                        joined = frames[0] if len(frames) == 1 else b"".join(frames)
                     try:
-                        outbox.write(frames[0] if len(frames) == 1 else b"".join(frames))
+                        outbox.write(joined)
                     except Exception:
                         # A fault of ours with one connection must not cost the others their flush.
                         log.exception("a connection could not be written to")

@@ -96,6 +96,12 @@ def test_a_read_is_one_write_for_each_receiver(way_down: WayDown) -> None:
     assert all(written.count(EVENT) == EVENTS for written in way_down.writes)
 
 
+def test_the_same_events_are_the_same_bytes(way_down: WayDown) -> None:
+    """Connections with the same subscriptions share one joined write, not a copy each."""
+    way_down.tap.data_received(way_down.burst())
+    assert len({id(written) for written in way_down.writes}) == 1
+
+
 def test_an_event_is_checked_and_framed_once(
     way_down: WayDown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
