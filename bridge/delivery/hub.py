@@ -30,6 +30,9 @@ Reject = Callable[[bytes, bytes, EventError], None]
 MAX_SEQUENCE_DIGITS: Final = 20
 """A stream's sequence is an unsigned 64-bit number."""
 
+CROWD: Final = 8
+"""Receivers from which on it pays to gather events for all of them."""
+
 _SEQUENCE: Final = b"Nats-Sequence: "
 _SUBJECT: Final = b"Nats-Subject: "
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
@@ -185,6 +188,7 @@ class DirectRoute:
         if event is None:
             return
         event_type, resource, frame = event
+        hub.flush.settle()
         dirty = hub.flush.dirty
         delivered = 0
         for outbox in receivers:
@@ -218,6 +222,7 @@ class TopicRoute:
 
     def add(self, outbox: Outbox, resource: str, excluded: frozenset[str]) -> None:
         """Deliver events of a resource, or of any (``*``) but those excluded."""
+        self._hub.flush.settle()
         if resource == ANY:
             self.guarded += bool(excluded) - bool(self.every.get(outbox))
             self.every[outbox] = excluded
@@ -226,6 +231,7 @@ class TopicRoute:
 
     def remove(self, outbox: Outbox, resource: str) -> None:
         """Undo :meth:`add`; from here on nothing more is offered."""
+        self._hub.flush.settle()
         if resource == ANY:
             self.guarded -= bool(self.every.pop(outbox, None))
         else:
@@ -247,6 +253,12 @@ class TopicRoute:
         if event is None:
             return
         _, resource, frame = event
+        if len(every) >= CROWD and not single and not self.guarded:
+            hub.flush.gather(every, frame)
+            hub.counts.deliveries += len(every)
+            hub.flush.schedule()
+            return
+        hub.flush.settle()
         dirty = hub.flush.dirty
         receivers: list[Outbox] | dict[Outbox, frozenset[str]] = every
         if self.guarded:

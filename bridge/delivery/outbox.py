@@ -8,7 +8,7 @@ bound its owner is told, and nothing is dropped in silence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final
 
@@ -83,11 +83,42 @@ class Flush:
         self._put_off = 0
         self._paused: Final[set[Outbox]] = set()
         self.dirty: list[Outbox] = []
+        self._crowd: Collection[Outbox] | None = None
+        self._gathered: list[bytes] = []
+
+    def gather(self, crowd: Collection[Outbox], frame: bytes) -> None:
+        """Let a frame wait for many connections, which must not change until :meth:`settle`.
+
+        One event after the other for the same crowd costs one append each, not one a connection.
+        """
+        if self._crowd is not crowd:
+            self.settle()
+            self._crowd = crowd
+        self._gathered.append(frame)
+
+    def settle(self) -> None:
+        """Give what was gathered to each connection; before anything else is offered to one, and
+        before a crowd changes.
+        """
+        crowd = self._crowd
+        if crowd is None:
+            return
+        frames, self._crowd, self._gathered = self._gathered, None, []
+        chunk = frames[0] if len(frames) == 1 else b"".join(frames)
+        dirty = self.dirty
+        for outbox in crowd:
+            if not outbox.frames:
+                dirty.append(outbox)
+            if outbox.paused:
+                outbox.frames += frames  # its bound counts messages
+            else:
+                outbox.frames.append(chunk)
 
     def offer(self, outbox: Outbox, frame: bytes) -> None:
         """Let a frame wait for this connection; it is written at the end of the iteration."""
         if outbox.closed:
             return
+        self.settle()
         if not outbox.frames:
             self.dirty.append(outbox)
         outbox.frames.append(frame)
@@ -127,6 +158,7 @@ class Flush:
         """Write each dirty outbox, and check the bounds of those that can't be written to."""
         self._scheduled = False
         self._put_off = 0
+        self.settle()
         dirty, self.dirty = self.dirty, []
         last: list[bytes] = []
         joined = b""
@@ -145,7 +177,7 @@ class Flush:
                     except Exception:
                         # A fault of ours with one connection must not cost the others their flush.
                         log.exception("a connection could not be written to")
-                        self.forget(outbox)
+                        self._call_soon(outbox.overflowed)
         if self._paused:
             self._check_bounds()
 

@@ -1,0 +1,100 @@
+"""Gathering events for many receivers changes nothing of what each of them is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.delivery.frames import text_frame
+from bridge.delivery.hub import CROWD, Hub
+from bridge.delivery.outbox import Flush, Outbox
+from schemas.catalogue import Catalogue
+
+RECEIVERS = CROWD + 2
+ROUTES = ("review.updated", "review.created")
+DATA = {"review.updated": '{"review_id":"7","changes":{}}', "review.created": '{"review_id":"7"}'}
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("event"), st.sampled_from(ROUTES)),
+        st.tuples(st.just("everybody"), st.none()),
+        st.tuples(st.just("toggle"), st.tuples(st.sampled_from(ROUTES), st.integers(0, 9))),
+        st.tuples(st.just("reply"), st.integers(0, RECEIVERS - 1)),
+        st.tuples(st.just("pause"), st.integers(0, RECEIVERS - 1)),
+        st.tuples(st.just("resume"), st.integers(0, RECEIVERS - 1)),
+        st.tuples(st.just("flush"), st.none()),
+    ),
+    max_size=40,
+)
+
+
+def event(kind: str, data: str, number: int) -> bytes:
+    return (
+        f'{{"type":"{kind}","id":"{number}","timestamp":"2026-01-08T10:30:00Z","data":{data}}}'
+    ).encode()
+
+
+@given(steps)
+def test_each_receiver_gets_what_is_its_own_in_order(steps: list[tuple[str, Any]]) -> None:
+    """Whatever comes between events, each connection is written its frames, once and in order."""
+    written = [b""] * RECEIVERS
+    wanted = [b""] * RECEIVERS
+
+    def writing(number: int) -> Any:
+        def write(data: bytes) -> None:
+            written[number] += data
+
+        return write
+
+    flush = Flush(lambda _: None, max_frames=1000, max_bytes=1 << 20)
+    hub = Hub(
+        Catalogue.load(),
+        flush,
+        live_root="live",
+        events_root="events",
+        stream_header=b"",
+        reject=lambda *_: None,
+        max_size=65536,
+    )
+    outboxes = [Outbox(writing(number), lambda: None) for number in range(RECEIVERS)]
+    members = {kind: set(range(RECEIVERS)) for kind in ROUTES}
+    for kind in ROUTES:
+        for outbox in outboxes:
+            hub.topic(kind).add(outbox, "*", frozenset())
+    for outbox in outboxes:
+        hub.everybody.receivers[outbox] = None
+    for number, (what, which) in enumerate(steps):
+        match what:
+            case "event":
+                payload = event(which, DATA[which], number)
+                hub.topic(which).receive(f"live.topic.{which}.7".encode(), b"", payload)
+                for each in members[which]:
+                    wanted[each] += text_frame(payload)
+            case "everybody":
+                payload = event("system.notification", '{"message":"m"}', number)
+                hub.everybody.receive(b"live.all.system.notification.-", b"", payload)
+                for each in range(RECEIVERS):
+                    wanted[each] += text_frame(payload)
+            case "toggle":
+                kind, each = which
+                if each in members[kind]:
+                    members[kind].discard(each)
+                    hub.topic(kind).remove(outboxes[each], "*")
+                else:
+                    members[kind].add(each)
+                    hub.topic(kind).add(outboxes[each], "*", frozenset())
+            case "reply":
+                flush.offer(outboxes[which], b"reply %d" % number)
+                wanted[which] += b"reply %d" % number
+            case "pause":
+                flush.pause(outboxes[which])
+            case "resume":
+                flush.resume(outboxes[which])
+            case "flush":
+                flush.run()
+    for outbox in outboxes:
+        flush.resume(outbox)
+    flush.run()
+    assert written == wanted
