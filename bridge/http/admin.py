@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, HTTPException, status
@@ -59,7 +60,7 @@ class Administration:
         revocations: Revocations,
         limits: LimitSettings,
         replica: str,
-        wall: Any,
+        wall: Callable[[], float],
     ) -> None:
         self._registry: Final = registry
         self._hub: Final = hub
