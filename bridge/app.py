@@ -365,10 +365,9 @@ async def serve(settings: BridgeSettings, on_ready: Callable[[str], None]) -> No
 def _tame_collector() -> None:
     """Keep the cycle collector from holding up deliveries.
 
-    A full collection walks every object: some 80 ms with 5,000 connections, whenever a quarter more
-    objects have come. What the start made stays for good, so it is taken out of its sight; the
-    young are still collected, and cycles that grow old are few, since connections are taken apart
-    by reference counting.
+    A full collection walks every object, whenever a quarter more objects have come. What the start
+    made stays for good, so it is taken out of its sight; the young are still collected, and cycles
+    that grow old are few, since connections are taken apart by reference counting.
     """
     gc.collect()
     gc.freeze()

@@ -347,16 +347,22 @@ class BridgeSettings(Settings):
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Read and check every section; raises :class:`SettingsError` naming all that is wrong."""
         environment = os.environ if environment is None else environment
-        sections: dict[str, Any] = {}
-        problems = []
-        for name, section in SECTIONS.items():
-            try:
-                sections[name] = section.from_environment(environment)
-            except SettingsError as error:
-                problems.append(str(error))
+        sections, problems = read_sections(environment)
         if problems:
             raise SettingsError("; ".join(problems))
         return cls(**sections)
+
+
+def read_sections(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the sections that are valid, by name, and what is wrong with the others."""
+    sections: dict[str, Any] = {}
+    problems = []
+    for name, section in SECTIONS.items():
+        try:
+            sections[name] = section.from_environment(environment)
+        except SettingsError as error:
+            problems.append(str(error))
+    return sections, problems
 
 
 SECTIONS: Final[dict[str, type[Settings]]] = {

@@ -20,10 +20,10 @@ from bridge.commands.terminal import FAILED, USAGE, note, say
 from bridge.settings import (
     ASYMMETRIC,
     DEMO_SECRET,
-    SECTIONS,
     BridgeSettings,
     IdentitySettings,
     ServerSettings,
+    read_sections,
 )
 from schemas.bus import BusSettings, Settings, SettingsError
 from schemas.catalogue import Catalogue
@@ -37,7 +37,7 @@ OTHERS: Final = frozenset(
 
 def run(*, strict: bool, environment: Mapping[str, str] = os.environ) -> int:
     """Print the table, the problems and the warnings; return the exit code."""
-    sections, problems = read(environment)
+    sections, problems = read_sections(environment)
     table(sections, environment)
     if not problems:
         problems = list(startable(BridgeSettings(**sections), environment))
@@ -49,18 +49,6 @@ def run(*, strict: bool, environment: Mapping[str, str] = os.environ) -> int:
     if problems:
         return USAGE
     return FAILED if warnings and strict else 0
-
-
-def read(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the sections that are valid, and what is wrong with the others."""
-    sections: dict[str, Any] = {}
-    problems = []
-    for name, section in SECTIONS.items():
-        try:
-            sections[name] = section.from_environment(environment)
-        except SettingsError as error:
-            problems.append(str(error))
-    return sections, problems
 
 
 def table(sections: Mapping[str, Settings], environment: Mapping[str, str]) -> None:
