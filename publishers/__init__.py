@@ -16,7 +16,8 @@ A publisher in ten lines::
 
 An event goes to a user (``"42"``), several (``["42", "43"]``), :data:`SUBSCRIBERS`, or
 :data:`EVERYBODY`. It is validated before anything is sent; :mod:`publishers.errors` draws what can
-be raised.
+be raised. With ``BRIDGE_SPOOL`` events that must not be lost wait on the disk for the broker:
+:mod:`publishers.spool`.
 """
 
 from publishers.commands import Command, Commands, Refused
@@ -30,6 +31,10 @@ from publishers.errors import (
     PublisherClosed,
     PublishError,
     SomeNotPublished,
+    SpoolError,
+    SpoolFailed,
+    SpoolFull,
+    SpoolLocked,
     StreamMissing,
     StreamRefused,
 )
@@ -38,6 +43,8 @@ from publishers.outgoing import EVERYBODY, SUBSCRIBERS, OutgoingEvent, Receipt, 
 from publishers.publisher import EventPublisher
 from publishers.review import ReviewEvents
 from publishers.settings import PublisherSettings
+from publishers.spool import Spool, SpoolState
+from publishers.spool_file import RefusedEvent
 from publishers.system import SystemEvents
 from publishers.upload import UploadEvents
 
@@ -60,8 +67,15 @@ __all__ = [
     "PublisherSettings",
     "Receipt",
     "Refused",
+    "RefusedEvent",
     "ReviewEvents",
     "SomeNotPublished",
+    "Spool",
+    "SpoolError",
+    "SpoolFailed",
+    "SpoolFull",
+    "SpoolLocked",
+    "SpoolState",
     "StreamMissing",
     "StreamRefused",
     "SystemEvents",

@@ -14,7 +14,7 @@ import logging
 import random
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -23,9 +23,10 @@ from urllib.parse import urlsplit
 import nats.errors
 from nats.aio.client import Client
 
-from publishers.errors import BrokerUnavailable, InvalidEvent, NotPermitted
+from publishers.errors import BrokerUnavailable, NotPermitted
+from publishers.outgoing import check_size
+from publishers.waiting import Requests, cancellable
 from schemas.bus import SettingsError
-from schemas.codes import RejectReason
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -74,36 +75,55 @@ class _Subscription:
     current: NatsSubscription | None = None
 
 
+class NatsClient(Client):
+    """A client that outlives a PONG which comes after its PING was given up."""
+
+    async def _process_pong(self) -> None:
+        if self._pongs and self._pongs[0].done():
+            # nats-py would set this future's result a second time, and its read loop end with that.
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
+
+
 class Connection:
     """One connection to the broker, made anew whenever it is lost, until :meth:`close`."""
 
     def __init__(self, settings: BusSettings, name: str | None) -> None:
         self._settings = settings
         self._name = name
-        self._client: Client | None = None
+        self._client: NatsClient | None = None
         self._up = asyncio.Event()
         self._closing = False
         self._reopening: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []
         self._last_error: Exception | None = None
         self._refusals: deque[str] = deque(maxlen=100)
-        self._requests: set[asyncio.Timeout] = set()
+        self._requests = Requests()
 
     @property
     def is_connected(self) -> bool:
         """Whether the broker is reachable as far as is known now."""
         return self._client is not None and self._client.is_connected
 
-    async def open(self) -> None:
-        """Connect; raises :class:`BrokerUnavailable` after ``settings.timeout`` seconds."""
+    async def open(self, *, patient: bool = False) -> None:
+        """Connect; raises :class:`BrokerUnavailable` after ``settings.timeout`` seconds.
+
+        With ``patient`` it goes on trying instead, after a warning in the log.
+        """
         self._closing = False
-        self._client = await self._connect()
+        try:
+            self._client = await self._connect()
+        except BrokerUnavailable as error:
+            if not patient:
+                raise
+            log.warning("the broker is waited for: %s", error.detail)
+            self._reopening = asyncio.get_running_loop().create_task(self._reopen())
 
     async def close(self) -> None:
         """Let what was sent leave, as far as that is possible in a second, and disconnect."""
         self._closing = True
         self._up.set()
-        self._end_requests()
+        self._requests.end()
         if self._reopening is not None:
             self._reopening.cancel()
             await asyncio.wait([self._reopening])
@@ -112,7 +132,7 @@ class Connection:
         if client is None or client.is_closed:
             return
         if client.is_connected:
-            with _cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            with cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT / 2):
                     await client.flush()
         await _close(client)
@@ -132,36 +152,26 @@ class Connection:
 
     async def request(
         self, subject: str, payload: bytes, headers: Mapping[str, str], deadline: float
-    ) -> bytes:
+    ) -> Message:
         """Send, and return the answer.
 
-        Raises :class:`NoResponders`; :class:`TimeoutError` at the deadline, or as soon as the
-        connection is lost or closed; and :class:`BrokerUnavailable` when there is none now.
+        Raises :class:`NoResponders`; :class:`NotPermitted` as soon as the broker says so;
+        :class:`TimeoutError` at the deadline, or as soon as the connection is lost or closed; and
+        :class:`BrokerUnavailable` when there is none now.
         """
         client = self._connected()
+        check_size(payload, headers, client.max_payload)
         try:
-            with _cancellable():
-                async with asyncio.timeout_at(deadline) as limit:
-                    self._requests.add(limit)
+            with cancellable():
+                async with self._requests.until(subject, deadline):
                     answer = await client.request(
-                        subject, payload, timeout=NEVER, headers=dict(headers)
+                        subject, payload, timeout=NEVER, headers=dict(headers) or None
                     )
         except nats.errors.NoRespondersError:
             raise NoResponders(subject) from None
-        except nats.errors.MaxPayloadError:
-            raise _too_large(client, payload) from None
         except nats.errors.Error as error:
             raise BrokerUnavailable(str(error)) from None
-        finally:
-            self._requests.discard(limit)
-        return answer.data
-
-    def _end_requests(self) -> None:
-        # Their answers can't come any more.
-        now = asyncio.get_running_loop().time()
-        for limit in self._requests:
-            if not limit.expired():
-                limit.reschedule(now)
+        return Message(answer.subject, answer.reply, answer.data, answer.headers or {})
 
     async def send(
         self, subject: str, payload: bytes, headers: Mapping[str, str], deadline: float
@@ -172,18 +182,27 @@ class Connection:
         does not read leaves no room until the deadline.
         """
         client = self._connected()
+        check_size(payload, headers, client.max_payload)
         try:
-            with _cancellable():
+            with cancellable():
                 if client.pending_data_size > MAX_UNSENT:
                     async with asyncio.timeout_at(deadline):
                         await client.flush()
                 await client.publish(subject, payload, headers=dict(headers) or None)
         except TimeoutError:
             raise BrokerUnavailable("the broker does not read what is sent") from None
-        except nats.errors.MaxPayloadError:
-            raise _too_large(client, payload) from None
         except nats.errors.Error as error:
             raise BrokerUnavailable(str(error)) from None
+
+    async def answers(self, deadline: float) -> bool:
+        """Whether the broker answers a PING until the deadline."""
+        try:
+            with cancellable():
+                async with asyncio.timeout_at(deadline):
+                    await self._connected().flush()
+        except (BrokerUnavailable, nats.errors.Error, OSError, TimeoutError):
+            return False
+        return True
 
     def refused(self, subject: str) -> bool:
         """Whether the broker has said that this connection may not use this subject."""
@@ -199,7 +218,7 @@ class Connection:
         subscription = _Subscription(subject, queue, handler)
         self._subscriptions.append(subscription)
         try:
-            with _cancellable():
+            with cancellable():
                 async with asyncio.timeout(self._settings.timeout):
                     await self._subscribe(client, subscription)
                     await _settle(client)
@@ -213,7 +232,7 @@ class Connection:
             raise
         return partial(self._unsubscribe, subscription)
 
-    async def _subscribe(self, client: Client, subscription: _Subscription) -> None:
+    async def _subscribe(self, client: NatsClient, subscription: _Subscription) -> None:
         handler = subscription.handler
 
         async def receive(message: Msg) -> None:
@@ -232,20 +251,20 @@ class Connection:
             return
         self._subscriptions.remove(subscription)
         if current is not None:
-            with _cancellable(), contextlib.suppress(nats.errors.Error, TimeoutError):
+            with cancellable(), contextlib.suppress(nats.errors.Error, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT / 2):
                     if self.is_connected:
                         await current.drain()  # type: ignore[no-untyped-call]  # nats-py's
                     else:
                         await current.unsubscribe()
 
-    def _connected(self) -> Client:
+    def _connected(self) -> NatsClient:
         if self._client is None or not self._client.is_connected:
             raise BrokerUnavailable(self._trouble())
         return self._client
 
-    async def _connect(self) -> Client:
-        client = Client()
+    async def _connect(self) -> NatsClient:
+        client = NatsClient()
 
         async def failed(error: Exception) -> None:
             self._on_error(client, error)
@@ -259,7 +278,7 @@ class Connection:
         options = self._settings.connect_options() | self._options()
         try:
             # nats-py tries the servers for ever; the time limit is set here.
-            with _cancellable():
+            with cancellable():
                 async with asyncio.timeout(self._settings.timeout):
                     await client.connect(
                         **options,
@@ -299,7 +318,7 @@ class Connection:
 
     # nats-py awaits these inside its own loops: they must neither raise nor wait.
 
-    def _on_error(self, client: Client, error: Exception) -> None:
+    def _on_error(self, client: NatsClient, error: Exception) -> None:
         if not client.is_connected and not client.is_closed:
             # nats-py forgets the socket of a peer that accepted and then did not speak NATS.
             transport = getattr(client, "_transport", None)
@@ -310,6 +329,7 @@ class Connection:
         told = _words(error)
         if refusal := _REFUSAL.search(told):
             self._refusals.append(refusal[1])
+            self._requests.deny(refusal[1])
             log.warning("the broker refused: %s", told)
         elif client.is_connected and not isinstance(error, _LOST):
             log.warning("trouble with the broker: %s", told)
@@ -317,12 +337,12 @@ class Connection:
     async def _on_reconnected(self) -> None:
         self._back()
 
-    def _on_disconnected(self, client: Client) -> None:
+    def _on_disconnected(self, client: NatsClient) -> None:
         if client is self._client and not self._closing:
-            self._end_requests()
+            self._requests.end()
             log.warning("the connection to the broker is lost: %s", _words(self._last_error))
 
-    def _on_closed(self, client: Client) -> None:
+    def _on_closed(self, client: NatsClient) -> None:
         # nats-py gives up for good on most errors that a broker sends, such as expired credentials.
         waiting = self._reopening is not None and not self._reopening.done()
         if client is self._client and not self._closing and not waiting:
@@ -359,7 +379,7 @@ def _words(error: Exception | None) -> str:
     return "closed" if error is None else str(error) or type(error).__name__
 
 
-async def _settle(client: Client) -> None:
+async def _settle(client: NatsClient) -> None:
     """Return when the broker has processed all that was sent before, and has told its refusals.
 
     The PING of nats-py's ``flush`` overtakes what still waits to be written, so only one that began
@@ -371,30 +391,8 @@ async def _settle(client: Client) -> None:
         await client.flush()
 
 
-async def _close(client: Client) -> None:
+async def _close(client: NatsClient) -> None:
     # Bounded: with a broker that does not read, nats-py waits for room in the socket for ever.
-    with _cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+    with cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
         async with asyncio.timeout(CLOSE_TIMEOUT / 2):
             await client.close()
-
-
-@contextlib.contextmanager
-def _cancellable() -> Iterator[None]:
-    """Raise a cancellation that was swallowed inside.
-
-    nats-py swallows some itself, and it uses ``wait_for``, which before Python 3.12 drops one that
-    meets its result.
-    """
-    task = asyncio.current_task()
-    assert task is not None
-    before = task.cancelling()
-    try:
-        yield
-    finally:
-        if task.cancelling() > before:
-            raise asyncio.CancelledError
-
-
-def _too_large(client: Client, payload: bytes) -> InvalidEvent:
-    detail = f"{len(payload)} bytes are over the broker's max_payload, {client.max_payload}"
-    return InvalidEvent(RejectReason.TOO_LARGE, detail, "data")

@@ -6,16 +6,21 @@
     ├── CallerError             you erred; nothing was sent, and trying again changes nothing
     │   ├── InvalidEvent            ``field`` names what is wrong with the event, ``reason`` how
     │   └── PublisherClosed         the publisher is not open yet, or no longer
-    └── BrokerError             the broker erred; ``event`` is what was to be sent
-        ├── BrokerUnavailable       no connection in time; nothing was sent
-        ├── StreamMissing           no stream stores durable events; nothing was sent
-        ├── StreamRefused           the stream said no: ``code``, ``description``
-        ├── NotPermitted            this connection may not publish there
-        ├── NotAcknowledged         sent, and no answer in time: it may be stored, or not
-        └── SomeNotPublished        several users, and some failed: ``receipts``, ``failures``
+    ├── BrokerError             the broker erred; ``event`` is what was to be sent
+    │   ├── BrokerUnavailable       no connection in time; nothing was sent
+    │   ├── StreamMissing           no stream stores durable events; nothing was sent
+    │   ├── StreamRefused           the stream said no: ``code``, ``description``
+    │   ├── NotPermitted            this connection may not publish there
+    │   ├── NotAcknowledged         sent, and no answer in time: it may be stored, or not
+    │   └── SomeNotPublished        several users, and some failed: ``receipts``, ``failures``
+    └── SpoolError              the spool on disk erred; ``events`` are what was to be kept
+        ├── SpoolFull               over its cap; nothing was kept: publish less, or later
+        ├── SpoolLocked             another process has the file
+        └── SpoolFailed             the disk, or the file, is not in order
 
 A :class:`BrokerError` is worth another try: ``await publisher.send(error.event)`` sends the same
-event with the same id, so that the stream stores it once.
+event with the same id, so that the stream stores it once if that is within its window of
+duplicates, two minutes. To keep it longer, store what :class:`publishers.OutgoingEvent` holds.
 
 Settings that can't be used raise :class:`schemas.bus.SettingsError`.
 """
@@ -107,3 +112,25 @@ class SomeNotPublished(BrokerError):
         super().__init__(f"{len(failures)} of {count} were not published; first: {failures[0]}")
         self.receipts = list(receipts)
         self.failures = list(failures)
+
+
+class SpoolError(PublishError):
+    """The spool on disk erred. ``events`` is empty when it was about the file alone."""
+
+    def __init__(self, detail: str, events: Sequence[OutgoingEvent] = ()) -> None:
+        what = "".join(f"{event}: " for event in events[:1])
+        super().__init__(f"{what}{detail}")
+        self.detail = detail
+        self.events = list(events)
+
+
+class SpoolFull(SpoolError):
+    """The spool has no room for these events. None of them was kept."""
+
+
+class SpoolLocked(SpoolError):
+    """Another process, or another publisher of this one, has the spool's file."""
+
+
+class SpoolFailed(SpoolError):
+    """The spool's file can't be read or written. What was under way may be in it, or not."""

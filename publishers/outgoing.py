@@ -5,13 +5,14 @@ Everything that can be wrong with an event is found here, before anything is sen
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import propagate, trace
 from pydantic import ValidationError
@@ -72,6 +73,12 @@ class OutgoingEvent:
     def __str__(self) -> str:
         return f"{self.type} {self.id}"
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """The event's own data, as it is in ``payload``."""
+        data: dict[str, Any] = json.loads(self.payload)["data"]
+        return data
+
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
@@ -80,7 +87,8 @@ class Receipt:
     ``stored`` says whether a stream has it; only then ``stream`` and ``sequence`` are set.
     ``duplicate``: the stream had this id already, from an earlier call, or from an earlier try of
     this one whose acknowledgement was lost (``attempts`` is above 1 then). ``user`` is set when the
-    event went to a user.
+    event went to a user. ``spooled``: it is on this machine's disk, and goes to the stream in its
+    turn.
     """
 
     id: str
@@ -90,6 +98,7 @@ class Receipt:
     duplicate: bool = False
     attempts: int = 1
     user: str | None = None
+    spooled: bool = False
 
 
 class Outbox:
@@ -205,6 +214,20 @@ def time_text(value: datetime | str | None, field: str) -> str | None:
         detail = "a datetime needs a time zone"
         raise InvalidEvent(RejectReason.INVALID_DATA, detail, f"data.{field}")
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def check_size(payload: bytes, headers: Mapping[str, str], limit: int) -> None:
+    """Raise :class:`InvalidEvent` for what is over the broker's ``max_payload``.
+
+    Counted as the broker counts, headers included: it cuts the connection for one byte too many.
+    """
+    size = len(payload)
+    if headers:
+        lines = sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+        size += len("NATS/1.0\r\n\r\n") + lines
+    if size > limit:
+        detail = f"{size} bytes with headers are over the broker's max_payload, {limit}"
+        raise InvalidEvent(RejectReason.TOO_LARGE, detail, "data")
 
 
 def _checked_id(event_id: str) -> str:

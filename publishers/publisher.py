@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import os
+import random
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
 from pydantic import ValidationError
 
-from publishers.connection import Connection, NoResponders
+from publishers.connection import Connection
 from publishers.errors import (
     BrokerError,
     BrokerUnavailable,
     NotAcknowledged,
-    NotPermitted,
     PublisherClosed,
     SomeNotPublished,
+    SpoolFailed,
     StreamMissing,
-    StreamRefused,
 )
+from publishers.forwarder import Forwarder
 from publishers.outgoing import Outbox, OutgoingEvent, Receipt, To
+from publishers.retry import patience, pause
 from publishers.settings import PublisherSettings
+from publishers.spool import Spool
+from publishers.storing import NotNow, store
 from schemas.bus import BusSettings, SettingsError, describe
 from schemas.catalogue import Catalogue
 from schemas.events import EventData
-
-TRIES: Final = 4
-"""An acknowledgement is waited for this part of the timeout before the event is sent again."""
-
-PAUSE: Final = 0.1
-"""Seconds before the next try, when the broker said no at once."""
 
 AT_ONCE: Final = 64
 """How many events of one call are under way together."""
@@ -47,7 +45,13 @@ class EventPublisher:
             await publisher.publish(UploadProgress(upload_id="u1", progress=40), to="42")
 
     In FastAPI the block is the lifespan. While the broker is away the publisher reconnects on its
-    own; a publish waits for it for up to ``settings.timeout`` seconds and then raises.
+    own. A durable event is sent until the stream has it, for up to ``settings.publish_deadline``
+    seconds, and is then an error that carries the event; an ephemeral one waits for a connection
+    for up to ``settings.timeout`` seconds.
+
+    With ``settings.spool`` durable events go to a file first: publishing returns once they are on
+    the disk, broker or not, and they are sent in order as soon as that is possible. See
+    :mod:`publishers.spool`.
     """
 
     def __init__(
@@ -72,7 +76,11 @@ class EventPublisher:
             source,
             self.settings.max_message_size,
         )
+        self.spool: Final = _spool(self.settings)
+        """What is kept on disk, and what was refused; None without the setting."""
+        self._forwarding: asyncio.Task[None] | None = None
         self._open = False
+        self._closing = asyncio.Event()
 
     @classmethod
     def from_environment(
@@ -98,31 +106,83 @@ class EventPublisher:
         await self.close()
 
     async def open(self) -> None:
-        """Connect; raises :class:`BrokerUnavailable` after ``settings.timeout`` seconds."""
-        if not self._open:
-            await self.connection.open()
-            self._open = True
+        """Connect; raises :class:`BrokerUnavailable` after ``settings.timeout`` seconds.
 
-    async def close(self) -> None:
+        With a spool it raises :class:`SpoolLocked` and :class:`SpoolFailed`; a broker that is away
+        is waited for behind the scenes then.
+        """
+        if self._open:
+            return
+        spool = self.spool
+        if spool is None:
+            await self.connection.open()
+        else:
+            await spool.open()
+            try:
+                await self.connection.open(patient=True)
+            except BaseException:
+                await spool.close()
+                raise
+            forwarder = Forwarder(
+                spool, self.connection, stream=self.settings.stream, patience=self._patience
+            )
+            self._forwarding = asyncio.get_running_loop().create_task(forwarder.run())
+        self._closing.clear()
+        self._open = True
+
+    async def close(self, drain: float | None = None) -> None:
         """Let what was sent leave, and disconnect; takes two seconds at most. Can be called twice.
 
-        A publish that is under way elsewhere raises.
+        A publish that is under way elsewhere raises. With a spool, what it holds is sent before,
+        if the broker is there, for up to ``drain`` seconds, ``settings.timeout`` unless given. What
+        is left stays on the disk, and the log says how much; closing the file takes two seconds
+        more at most, and raises :class:`SpoolFailed` when the disk is not in order.
         """
         self._open = False
-        await self.connection.close()
+        self._closing.set()
+        try:
+            await self._drain(self.settings.timeout if drain is None else drain)
+        finally:
+            try:
+                await self.connection.close()
+            finally:
+                if self.spool is not None:
+                    await self.spool.close()
+
+    async def _drain(self, seconds: float) -> None:
+        forwarding, self._forwarding = self._forwarding, None
+        if forwarding is None or self.spool is None:
+            return
+        try:
+            if self.connection.is_connected:
+                emptied = asyncio.ensure_future(self.spool.emptied())
+                try:
+                    await asyncio.wait(
+                        [emptied, forwarding],
+                        timeout=seconds,
+                        return_when=asyncio.FIRST_COMPLETED,
+                    )
+                finally:
+                    emptied.cancel()
+        finally:
+            forwarding.cancel()
+            await asyncio.wait([forwarding])
 
     async def publish(
         self, data: EventData, to: To, *, event_id: str | None = None
     ) -> list[Receipt]:
         """Publish an event; return one receipt, or one a user when ``to`` is several users.
 
-        The receipt of a durable event comes with the stream's acknowledgement. An ephemeral one
-        (``upload.progress``) is sent at most once: its receipt says that it was handed to the
-        broker. ``event_id`` makes a retry of your own the same event; without it the id is a new
-        UUIDv7.
+        The receipt of a durable event comes with the stream's acknowledgement, or, with a spool,
+        once the event is on the disk. An ephemeral one (``upload.progress``) is sent at most once:
+        its receipt says that it was handed to the broker. ``event_id`` makes a retry of your own
+        the same event; without it the id is a new UUIDv7.
 
-        Raises :class:`InvalidEvent` before anything is sent, and a :class:`BrokerError` after
-        ``settings.timeout`` seconds at most; see :mod:`publishers.errors`.
+        Raises :class:`InvalidEvent` before anything is sent, and a :class:`BrokerError` that
+        carries the event: after ``settings.publish_deadline`` seconds at most for a durable one,
+        ``settings.timeout`` for an ephemeral one, and at once where trying again changes nothing.
+        With a spool a durable event raises a :class:`SpoolError` instead. See
+        :mod:`publishers.errors`.
         """
         return await self.send_all(self.prepare(data, to, event_id=event_id))
 
@@ -136,11 +196,13 @@ class EventPublisher:
         """Send prepared events, and return their receipts in the same order.
 
         Of several events, one that fails does not keep the others back; which did is told by
-        :class:`SomeNotPublished`. A single event raises its own :class:`BrokerError`.
+        :class:`SomeNotPublished`. A single event raises its own :class:`BrokerError`. Into a spool
+        all durable ones go or none, before the others are sent.
         """
         waiting = list(events)
         if len(waiting) == 1:
             return [await self.send(waiting[0])]
+        await self._keep([event for event in waiting if event.durable])
         receipts: list[Receipt] = []
         failures: list[BrokerError] = []
         while waiting:
@@ -155,6 +217,8 @@ class EventPublisher:
         return receipts
 
     async def _attempt(self, event: OutgoingEvent) -> Receipt | BrokerError:
+        if event.durable and self.spool is not None:
+            return _kept(event)
         try:
             return await self.send(event)
         except BrokerError as error:
@@ -164,10 +228,22 @@ class EventPublisher:
         """Send one prepared event, or one that a :class:`BrokerError` carries, with its own id."""
         if not self._open:
             raise PublisherClosed
-        deadline = asyncio.get_running_loop().time() + self.settings.timeout
-        if event.durable:
-            return await self._store(event, deadline)
-        return await self._send_live(event, deadline)
+        if not event.durable:
+            return await self._send_live(event, _now() + self.settings.timeout)
+        if self.spool is None:
+            return await self._store(event)
+        await self._keep([event])
+        return _kept(event)
+
+    async def _keep(self, durable: list[OutgoingEvent]) -> None:
+        if self.spool is None or not durable:
+            return
+        if not self._open:
+            raise PublisherClosed
+        if self._forwarding is not None and self._forwarding.done():
+            # Only a fault of ours ends it. Taking more would be silence.
+            raise SpoolFailed(f"forwarding has ended: {self._forwarding.exception()!r}", durable)
+        await self.spool.put(durable)
 
     async def _send_live(self, event: OutgoingEvent, deadline: float) -> Receipt:
         while True:
@@ -182,72 +258,46 @@ class EventPublisher:
             else:
                 return Receipt(event.id, stored=False, user=event.user)
 
-    async def _store(self, event: OutgoingEvent, deadline: float) -> Receipt:
+    @property
+    def _patience(self) -> float:
+        return patience(self.settings.timeout, self.settings.publish_deadline)
+
+    async def _store(self, event: OutgoingEvent) -> Receipt:
         """Send until the stream has acknowledged the event or the deadline has passed."""
+        deadline = _now() + self.settings.publish_deadline
         attempts = 0
-        unanswered = False
-        while True:
-            failure: BrokerError | None = None
+        doubtful = False
+        failure: BrokerError
+        for failures in itertools.count(1):
             try:
                 await self.connection.ready(deadline)
                 attempts += 1
-                answer = await self.connection.request(
-                    event.subject,
-                    event.payload,
-                    event.headers,
-                    min(deadline, _now() + self.settings.timeout / TRIES),
-                )
-                return _receipt(event, answer, attempts)
-            except NoResponders:
-                if self.settings.without_stream == "live" and not unanswered:
+                limit = min(deadline, _now() + self._patience)
+                return await store(self.connection, event, limit, attempts)
+            except NotNow as reason:
+                failure = reason.failure
+                doubtful |= reason.doubtful
+                missing = isinstance(failure, StreamMissing)
+                if missing and self.settings.without_stream == "live" and not doubtful:
                     return await self._send_live(event, deadline)
-                failure = StreamMissing(f"no stream stores {event.subject}", event)
-            except TimeoutError:
-                if self.connection.refused(event.subject):
-                    detail = f"this connection may not publish to {event.subject}"
-                    raise NotPermitted(detail, event) from None
-                unanswered = True
             except BrokerUnavailable as error:
                 failure = BrokerUnavailable(error.detail, event)
-            except _Busy as error:
-                failure = error.refusal
-            if not self._open or _now() + PAUSE >= deadline:
-                if unanswered or failure is None:
-                    detail = f"{attempts} attempts in {self.settings.timeout:g} s"
-                    raise NotAcknowledged(f"no acknowledgement, {detail}", event) from None
-                raise failure
-            if failure is not None:
-                await asyncio.sleep(PAUSE)
+            seconds = pause(failures, random.random())  # noqa: S311  # spread, not secret
+            if not self._open or _now() + seconds >= deadline:
+                break
+            await self._pause(seconds)
+        if doubtful:
+            detail = f"{attempts} attempts in {self.settings.publish_deadline:g} s"
+            raise NotAcknowledged(f"no acknowledgement, {detail}", event) from None
+        raise failure
 
-
-class _Busy(Exception):
-    """The stream can't store now, and may soon."""
-
-    def __init__(self, refusal: StreamRefused) -> None:
-        super().__init__()
-        self.refusal = refusal
-
-
-def _receipt(event: OutgoingEvent, answer: bytes, attempts: int) -> Receipt:
-    """Read a stream's acknowledgement (``{"stream","seq","duplicate"?}``) or its refusal."""
-    try:
-        told = json.loads(answer)
-        if refusal := told.get("error"):
-            refused = StreamRefused(refusal["err_code"], refusal["description"], event)
-            # 503 is a stream without a leader or without room, which can change in a moment.
-            raise _Busy(refused) if refusal["code"] == 503 else refused
-        return Receipt(
-            event.id,
-            stored=True,
-            stream=told["stream"],
-            sequence=told["seq"],
-            duplicate=told.get("duplicate", False),
-            attempts=attempts,
-            user=event.user,
-        )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        detail = f"what answers on {event.subject} is not a stream"
-        raise NotAcknowledged(detail, event) from None
+    async def _pause(self, seconds: float) -> None:
+        """Wait, or until the publisher is closed."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+        except TimeoutError:
+            pass
 
 
 def _settings(given: BusSettings | str | None) -> PublisherSettings:
@@ -262,6 +312,21 @@ def _settings(given: BusSettings | str | None) -> PublisherSettings:
         return PublisherSettings.model_validate(values)
     except ValidationError as error:
         raise SettingsError(describe(error)) from None
+
+
+def _spool(settings: PublisherSettings) -> Spool | None:
+    if settings.spool is None:
+        return None
+    return Spool(
+        settings.spool,
+        max_events=settings.spool_max_events,
+        max_bytes=settings.spool_max_bytes,
+        deadline=settings.publish_deadline,
+    )
+
+
+def _kept(event: OutgoingEvent) -> Receipt:
+    return Receipt(event.id, stored=False, user=event.user, spooled=True)
 
 
 def _now() -> float:

@@ -179,7 +179,7 @@ async def test_nothing_is_sent_of_what_is_invalid(
 
 async def test_without_the_stream_a_durable_event_is_an_error(settings: PublisherSettings) -> None:
     """A durable event is never sent unstored unasked; the wait for the stream is bounded."""
-    settings = settings.model_copy(update={"timeout": 0.5})
+    settings = settings.model_copy(update={"publish_deadline": 0.5})
     loop = asyncio.get_running_loop()
     async with EventPublisher(settings) as publisher:
         began = loop.time()
@@ -237,7 +237,7 @@ async def test_a_broker_without_jetstream_is_like_one_without_the_stream(
 ) -> None:
     """The two can't be told apart by a service, and need not be."""
     url = (plain_nats_server.url,)
-    async with EventPublisher(PublisherSettings(url=url, timeout=0.3)) as publisher:
+    async with EventPublisher(PublisherSettings(url=url, publish_deadline=0.3)) as publisher:
         with pytest.raises(StreamMissing):
             await UploadEvents(publisher).completed("42", "u1", {})
     settings = PublisherSettings(url=url, timeout=0.3, without_stream="live")

@@ -23,7 +23,7 @@ from tests.support.nats_server import NatsServer, create_stream, free_port
 
 
 def settings(server: NatsServer, timeout: float) -> PublisherSettings:
-    return PublisherSettings(url=(server.url,), timeout=timeout)
+    return PublisherSettings(url=(server.url,), timeout=timeout, publish_deadline=timeout)
 
 
 @pytest.mark.parametrize("method", ["progress", "completed"])
@@ -81,8 +81,9 @@ async def test_a_frozen_broker_is_a_typed_error_and_the_retry_is_deduplicated(
     assert await stored(own_nats_server) == 2
 
 
+@pytest.mark.parametrize("kill", [False, True], ids=["stopped", "killed"])
 async def test_no_acknowledged_event_is_lost_or_doubled_over_a_restart(
-    own_nats_server: NatsServer,
+    own_nats_server: NatsServer, kill: bool
 ) -> None:
     """Tasks that publish while the broker restarts get their receipts, and the stream holds each
     event once."""
@@ -107,7 +108,7 @@ async def test_no_acknowledged_event_is_lost_or_doubled_over_a_restart(
                 seen = len(receipts)
                 while len(receipts) < seen + 20:  # noqa: ASYNC110  # the tasks' own progress
                     await asyncio.sleep(0.005)
-                await asyncio.to_thread(own_nats_server.stop)
+                await asyncio.to_thread(own_nats_server.stop, kill=kill)
                 await asyncio.to_thread(own_nats_server.start)
             restarted.set()
     assert len(receipts) == len(set(receipts)) == await stored(own_nats_server)

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Self
 
 Answer = Callable[[str], bytes | None]
-"""From a published subject to the payload of the answer, raw ``-ERR …`` bytes, or no answer."""
+"""From a published subject to the payload of the answer, a header block (``NATS/1.0…``) to answer
+with instead, raw ``-ERR …`` bytes, or no answer."""
 
 INFO = b'INFO {"server_id":"fake","version":"2.15.1","headers":true,"max_payload":1048576}\r\n'
 
@@ -19,8 +20,20 @@ def acknowledgement(sequence: int = 1) -> bytes:
     return json.dumps({"stream": "EVENTS", "seq": sequence}).encode()
 
 
+def headers(*lines: str) -> bytes:
+    """Return an answer that is a header block: ``headers("Nats-Sequence: 7")``."""
+    return "\r\n".join(("NATS/1.0", *lines, "", "")).encode()
+
+
+NO_RESPONDERS = b"NATS/1.0 503\r\n\r\n"
+NOT_FOUND = b"NATS/1.0 404 Message Not Found\r\n\r\n"
+
+
 class FakeBroker:
-    """Listens inside its ``async with`` block; ``published`` holds ``(subject, headers)``."""
+    """Listens inside its ``async with`` block; ``published`` holds ``(subject, headers)``.
+
+    Without ``pongs`` a PING is not answered.
+    """
 
     def __init__(self, answer: Answer = lambda subject: None) -> None:
         self.answer = answer
@@ -28,13 +41,24 @@ class FakeBroker:
         self.subscribed: list[str] = []
         self.connections = 0
         self.changed = asyncio.Condition()
+        self.pongs = asyncio.Event()
+        self.pongs.set()
         self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        host, port = self._server.sockets[0].getsockname()
-        self.url = f"nats://{host}:{port}"
+        self._port = 0
+        await self.listen()
         return self
+
+    async def listen(self) -> None:
+        """Listen, on the same port as before."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        host, self._port = self._server.sockets[0].getsockname()
+        self.url = f"nats://{host}:{self._port}"
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._server.close()
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
@@ -70,7 +94,7 @@ class FakeBroker:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while line := await reader.readline():
                 match line.split():
-                    case [b"PING"]:
+                    case [b"PING"] if self.pongs.is_set():
                         writer.write(b"PONG\r\n")
                     case [b"SUB", subject, *_, sid]:
                         self.subscribed.append(subject.decode())
@@ -82,6 +106,11 @@ class FakeBroker:
                         self.published.append((subject.decode(), body[: int(header_size)]))
                         self._reply(writer, subject.decode(), reply, inbox)
                         await self._tell()
+                    case [b"PUB", subject, *reply, size]:
+                        await reader.readexactly(int(size) + 2)
+                        self.published.append((subject.decode(), b""))
+                        self._reply(writer, subject.decode(), reply, inbox)
+                        await self._tell()
 
     def _reply(
         self, writer: asyncio.StreamWriter, subject: str, reply: list[bytes], inbox: str
@@ -90,6 +119,10 @@ class FakeBroker:
         if answer is None:
             return
         if answer.startswith(b"-ERR"):
+            writer.write(answer + b"\r\n")
+        elif reply and answer.startswith(b"NATS/1.0"):
+            size = len(answer)
+            writer.write(f"HMSG {reply[0].decode()} {inbox} {size} {size}\r\n".encode())
             writer.write(answer + b"\r\n")
         elif reply:
             writer.write(f"MSG {reply[0].decode()} {inbox} {len(answer)}\r\n".encode())

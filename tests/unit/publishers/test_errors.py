@@ -28,6 +28,10 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
         ("BRIDGE_NATS_TIMEOUT", "0"),
         ("BRIDGE_PUBLISH_WITHOUT_STREAM", "maybe"),
         ("BRIDGE_MAX_MESSAGE_SIZE", "12"),
+        ("BRIDGE_PUBLISH_DEADLINE", "0"),
+        ("BRIDGE_PUBLISH_DEADLINE", "120"),  # the stream would not know the id any more
+        ("BRIDGE_SPOOL_MAX_EVENTS", "0"),
+        ("BRIDGE_SPOOL_MAX_BYTES", "1"),
     ],
 )
 def test_a_wrong_variable_is_named(variable: str, value: str) -> None:
@@ -47,3 +51,19 @@ def test_settings_come_from_the_environment_a_url_or_the_bus() -> None:
         assert publisher.settings == PublisherSettings(url=(url,))
     with pytest.raises(SettingsError, match="nats://host:port"):
         EventPublisher("broker:4222")
+
+
+def test_a_spool_goes_with_a_stream_and_has_room_for_events() -> None:
+    """What is kept on disk is never sent unstored, and the largest event has room."""
+    with pytest.raises(SettingsError, match="BRIDGE_PUBLISH_WITHOUT_STREAM=live"):
+        EventPublisher.from_environment(
+            {"BRIDGE_SPOOL": "s.db", "BRIDGE_PUBLISH_WITHOUT_STREAM": "live"}
+        )
+    with pytest.raises(SettingsError, match="BRIDGE_SPOOL_MAX_BYTES"):
+        EventPublisher.from_environment(
+            {
+                "BRIDGE_SPOOL": "s.db",
+                "BRIDGE_SPOOL_MAX_BYTES": "100000",
+                "BRIDGE_MAX_MESSAGE_SIZE": "65536",
+            }
+        )

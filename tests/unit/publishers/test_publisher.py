@@ -11,6 +11,7 @@ import pytest
 from publishers import (
     Commands,
     EventPublisher,
+    InvalidEvent,
     NotAcknowledged,
     NotPermitted,
     PublisherClosed,
@@ -20,11 +21,13 @@ from publishers import (
     StreamRefused,
     UploadEvents,
 )
-from tests.unit.publishers.fake_broker import FakeBroker, acknowledgement
+from schemas.events import UploadCompleted
+from tests.unit.publishers.fake_broker import NO_RESPONDERS, FakeBroker, acknowledgement
 
 
 def publisher(broker: FakeBroker, timeout: float = 5.0) -> EventPublisher:
-    return EventPublisher(PublisherSettings(url=(broker.url,), timeout=timeout), source="svc")
+    settings = PublisherSettings(url=(broker.url,), timeout=timeout, publish_deadline=timeout)
+    return EventPublisher(settings, source="svc")
 
 
 def refusal(code: int, err_code: int) -> bytes:
@@ -69,9 +72,20 @@ async def test_a_stream_that_refuses_is_told_at_once_with_its_code() -> None:
     assert len(broker.published) == 1
 
 
-async def test_a_stream_that_is_busy_is_tried_again() -> None:
-    """A stream without a leader for a moment costs a pause, not the event."""
-    answers = iter([refusal(503, 10008), acknowledgement(3)])
+@pytest.mark.parametrize(
+    "first",
+    [
+        refusal(503, 10008),  # no leader
+        refusal(503, 10077),  # no room
+        refusal(500, 10047),  # no room on the disk
+        refusal(409, 10158),  # the same id is being stored
+        refusal(429, 10167),  # too much to do
+        NO_RESPONDERS,  # no stream, or nobody who knows of one yet
+    ],
+)
+async def test_a_stream_that_is_busy_is_tried_again(first: bytes) -> None:
+    """A stream without a leader for a moment, or its like, costs a pause, not the event."""
+    answers = iter([first, acknowledgement(3)])
     async with FakeBroker(lambda subject: next(answers)) as broker, publisher(broker) as own:
         [receipt] = await UploadEvents(own).completed("42", "u1", {})
     assert (receipt.sequence, receipt.attempts) == (3, 2)
@@ -91,9 +105,86 @@ async def test_missing_permission_is_told_as_such() -> None:
     def deny(subject: str) -> bytes:
         return f"-ERR 'Permissions Violation for Publish to \"{subject}\"'".encode()
 
-    async with FakeBroker(deny) as broker, publisher(broker, timeout=0.4) as own:
-        with pytest.raises(NotPermitted, match=r"events\.user\.Ab\.upload\.completed\.u1"):
-            await UploadEvents(own).completed("Ab", "u1", {})
+    async with FakeBroker(deny) as broker, publisher(broker, timeout=60) as own:
+        with pytest.raises(
+            NotPermitted, match=r"events\.user\.Ab\.upload\.completed\.u1"
+        ) as caught:
+            async with asyncio.timeout(2):
+                await UploadEvents(own).completed("Ab", "u1", {})
+    assert caught.value.event is not None
+    assert len(broker.published) == 1
+
+
+async def test_a_refusal_of_one_of_two_subjects_that_differ_in_case_is_not_guessed() -> None:
+    """nats-py lowers the broker's words; nobody is told that an event was refused which was not."""
+    denied: list[str] = []
+
+    def answer(subject: str) -> bytes | None:
+        if ".Ab." in subject:
+            denied.append(subject)
+            return f"-ERR 'Permissions Violation for Publish to \"{subject}\"'".encode()
+        return acknowledgement(1) if denied else None
+
+    async with FakeBroker(answer) as broker, publisher(broker, timeout=1) as own:
+        uploads = UploadEvents(own)
+        other, one = await asyncio.gather(
+            uploads.completed("aB", "u1", {}),
+            uploads.completed("Ab", "u1", {}),
+            return_exceptions=True,
+        )
+    assert isinstance(other, list)
+    assert isinstance(one, NotPermitted | NotAcknowledged)
+
+
+async def test_an_event_that_the_broker_would_hang_up_for_is_not_sent() -> None:
+    """The broker counts headers too: an event between both counts is refused here, at once."""
+    async with FakeBroker(lambda subject: acknowledgement()) as broker:
+        settings = PublisherSettings(url=(broker.url,), max_message_size=2 * 1024 * 1024)
+        async with EventPublisher(settings) as own:
+            [event] = own.prepare(UploadCompleted(upload_id="u1", result={"x": ""}), "42")
+            room = 1024 * 1024 - len(event.payload)
+            with pytest.raises(InvalidEvent, match="with headers") as caught:
+                await UploadEvents(own).completed("42", "u1", {"x": "x" * room})
+    assert caught.value.reason == "TOO_LARGE"
+    assert not broker.published
+    assert broker.connections == 1
+
+
+async def test_the_error_holds_all_that_a_caller_needs_to_keep_the_event() -> None:
+    """Type, id, subject and data are there, and bytes and headers to send it by other means."""
+    async with FakeBroker() as broker, publisher(broker, timeout=0.2) as own:
+        with pytest.raises(NotAcknowledged) as caught:
+            await UploadEvents(own).completed("42", "u1", {"size": 3}, event_id="e1")
+    event = caught.value.event
+    assert event is not None
+    assert (event.type, event.id, event.user) == ("upload.completed", "e1", "42")
+    assert event.subject == "events.user.42.upload.completed.u1"
+    assert event.data["result"] == {"size": 3}
+    assert json.loads(event.payload)["data"] == event.data
+    assert event.headers["Nats-Msg-Id"] == "e1"
+
+
+async def test_a_cancelled_publish_stops_between_two_attempts() -> None:
+    """A task that waits out a pause ends when it is told to."""
+    async with FakeBroker(lambda subject: NO_RESPONDERS) as broker, publisher(broker, 60) as own:
+        publishing = asyncio.create_task(UploadEvents(own).completed("42", "u1", {}))
+        await broker.until(lambda its: len(its.published) >= 2)
+        publishing.cancel()
+        done, _ = await asyncio.wait([publishing], timeout=2)
+        assert done
+        assert publishing.cancelled()
+
+
+async def test_a_pong_that_comes_too_late_does_no_harm() -> None:
+    """nats-py's read loop would end with it: nothing would be acknowledged any more."""
+    async with FakeBroker(lambda subject: acknowledgement()) as broker, publisher(broker) as own:
+        broker.pongs.clear()
+        now = asyncio.get_running_loop().time()
+        assert not await own.connection.answers(now + 0.05)
+        broker.pongs.set()
+        broker.say(b"PONG")
+        await UploadEvents(own).completed("42", "u1", {})
+    assert broker.connections == 1
 
 
 async def test_of_several_users_the_failures_are_told_apart() -> None:

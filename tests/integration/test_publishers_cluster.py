@@ -1,0 +1,102 @@
+"""The publisher against a cluster of three brokers that loses the leader of its stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import nats
+import pytest
+from nats.js import JetStreamContext
+from nats.js.errors import Error as JetStreamError
+
+from publishers import EventPublisher, PublisherSettings, UploadEvents
+from tests.support.nats_server import EmbeddedNats, free_port
+
+DEADLINE = 60.0
+
+
+class Cluster:
+    """Three brokers by name. What one loses with its process is on the others."""
+
+    def __init__(self, folder: Path) -> None:
+        ports = {name: free_port() for name in ("n1", "n2", "n3")}
+        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports.values())
+        self.servers: dict[str, EmbeddedNats] = {}
+        for name, port in ports.items():
+            config = folder / f"{name}.conf"
+            config.write_text(
+                f"server_name: {name}\n"
+                f"cluster {{ name: test, listen: '127.0.0.1:{port}', routes: [{routes}] }}\n"
+            )
+            self.servers[name] = EmbeddedNats(folder / name, arguments=("-c", str(config)))
+
+    @property
+    def urls(self) -> list[str]:
+        return [server.url for server in self.servers.values()]
+
+    def start(self) -> None:
+        for server in self.servers.values():
+            server.start()
+
+    def close(self) -> None:
+        for server in self.servers.values():
+            server.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Three brokers that know each other."""
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+async def replicated(jetstream: JetStreamContext) -> None:
+    """Make the stream, as soon as the cluster has chosen who may."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            try:
+                await jetstream.add_stream(
+                    name="EVENTS", subjects=["events.>"], num_replicas=3, allow_direct=True
+                )
+            except (JetStreamError, TimeoutError):
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("kept", [False, True], ids=["direct", "spool"])
+async def test_the_election_of_a_leader_costs_no_event(
+    cluster: Cluster, tmp_path: Path, kept: bool
+) -> None:
+    """The leader of the stream is killed while events are published: none is lost, none is there
+    twice, and those from the spool are in order. Without a spool no publish fails either."""
+    async with await nats.connect(cluster.urls) as admin:
+        jetstream = admin.jetstream()
+        await replicated(jetstream)
+        values = {"url": cluster.urls, "timeout": 2.0, "publish_deadline": 60.0}
+        if kept:
+            values["spool"] = tmp_path / "s.db"
+        async with EventPublisher(PublisherSettings.model_validate(values)) as publisher:
+            uploads = UploadEvents(publisher)
+            names = [f"e{number:04}" for number in range(400)]
+            for number, name in enumerate(names):
+                if number == 100:
+                    info = await jetstream.stream_info("EVENTS")
+                    assert info.cluster is not None
+                    assert info.cluster.leader is not None
+                    leader = cluster.servers[info.cluster.leader]
+                    await asyncio.to_thread(leader.stop, kill=True)
+                await uploads.completed("42", "u1", {}, event_id=name)
+            if publisher.spool is not None:
+                async with asyncio.timeout(DEADLINE):
+                    await publisher.spool.emptied()
+        last = (await jetstream.stream_info("EVENTS")).state.last_seq
+        stored = [await jetstream.get_msg("EVENTS", seq=n) for n in range(1, last + 1)]
+    assert [(message.headers or {})["Nats-Msg-Id"] for message in stored] == names
