@@ -5,7 +5,9 @@ short linger, so that a reconnecting client finds its interest still there.
 :meth:`Interests.confirm` answers when NATS has everything that was asked so far: one PING serves
 all that wait.
 
-Nothing here waits; time comes in through :meth:`Interests.tick`.
+Nothing here waits; time comes in through :meth:`Interests.tick`. A PONG may confirm hundreds of
+clients at once: they are told a few per loop iteration, in their order, so that what each then does
+does not hold up the events of all.
 """
 
 from __future__ import annotations
@@ -18,6 +20,11 @@ from typing import Final, Protocol
 from bridge.broker.ingest import Receive
 
 log = logging.getLogger(__name__)
+
+AT_ONCE: Final = 16
+"""Waiters that are told in one loop iteration. A new client waits twice, for its user's interest
+and for its first subscription, and an iteration accepts four: with only twice four, a crowd that
+has come together once would never be done, and everybody behind it would wait."""
 
 Confirmed = Callable[[bool], None]
 """Called once: True when NATS has the interest, False when that took too long."""
@@ -94,6 +101,7 @@ class Interests:
         self._asked = _Batch(self._on_pong)
         self._sent: Final[deque[_Batch]] = deque()
         self._scheduled = False
+        self._answered: Final[deque[tuple[Confirmed, bool]]] = deque()
 
     def __len__(self) -> int:
         return len(self._units)
@@ -138,10 +146,15 @@ class Interests:
             self._wire.write(b"".join(b"UNSUB %s\r\n" % unit.sid for unit in gone))
 
     def confirm(self, confirmed: Confirmed) -> None:
-        """Call back when NATS has every unit held so far; at once if it has them already."""
+        """Call back when NATS has every unit held so far; at once if it has them already, and
+        nobody who asked before is still to be told.
+        """
         if self._wire.is_up and not self._asked.units:
             if not self._sent:
-                confirmed(True)
+                if self._answered:
+                    self._answered.append((confirmed, True))
+                else:
+                    confirmed(True)
                 return
             batch = self._sent[-1]
         else:
@@ -217,8 +230,19 @@ class Interests:
         denied = [unit for unit in batch.units if unit.denied and unit.sid in self._units]
         for unit in denied:
             self._forget(unit)
-        for _, confirmed in batch.waiters:
-            _tell(confirmed, not denied)
+        waits = bool(self._answered)
+        self._answered.extend((confirmed, not denied) for _, confirmed in batch.waiters)
+        if not waits:
+            self._tell_some()
+
+    def _tell_some(self) -> None:
+        answered = self._answered
+        for _ in range(AT_ONCE):
+            if not answered:
+                return
+            _tell(*answered.popleft())
+        if answered:
+            self._call_soon(self._tell_some)
 
     def _forget(self, unit: Unit) -> None:
         self._lingering.pop(unit.sid, None)

@@ -6,6 +6,7 @@ import asyncio
 import os
 
 from bridge.commands.terminal import CommandError, say
+from bridge.loop import FairLoop
 from bridge.settings import BridgeSettings
 from bridge.telemetry import logs
 
@@ -24,5 +25,6 @@ def run(host: str | None, port: str | None) -> int:
 
     from bridge import app  # after the log is set up, and only when there is something to serve
 
-    asyncio.run(app.serve(settings, on_ready=lambda url: say(READY + url)))
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(app.serve(settings, on_ready=lambda url: say(READY + url)))
     return 0

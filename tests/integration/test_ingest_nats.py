@@ -100,6 +100,8 @@ class Line:
         self.went_down, self.came_up = asyncio.Event(), asyncio.Event()
         self.connection.on_down = self._on_down
         self.connection.on_up = self._on_up
+        self.sockets: list[int] = []
+        self.connection.on_socket = self.sockets.append
         self.got: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
 
     def _on_down(self) -> None:
@@ -246,6 +248,9 @@ async def test_after_a_restart_of_the_server_everything_is_subscribed_again(
             await other.flush()
         assert await mine.next() == ("again.1", b"x")
         assert await mine.next() == ("again.3", b"x")
+        # Whoever looks after the socket is told of each: at the start, and at the reconnect.
+        assert len(mine.sockets) == 2
+        assert min(mine.sockets) > 2
 
 
 async def test_a_server_that_does_not_answer_is_told_and_forgiven(

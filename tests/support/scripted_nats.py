@@ -43,12 +43,16 @@ class Turns:
         """Remember a call."""
         self._calls.append(call)
 
+    def step(self) -> None:
+        """End this iteration."""
+        calls, self._calls = self._calls, []
+        for call in calls:
+            call()
+
     def run(self) -> None:
         """End this iteration, and those that follow from it."""
         while self._calls:
-            calls, self._calls = self._calls, []
-            for call in calls:
-                call()
+            self.step()
 
 
 class ScriptedNats:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from bridge.broker.interests import Interests
+from bridge.broker.interests import AT_ONCE, Interests
 from tests.support.scripted_nats import ScriptedNats, Turns
 
 LINGER, PATIENCE = 5.0, 3.0
@@ -107,8 +107,46 @@ def test_one_ping_serves_all_that_wait(scene: Scene) -> None:
     scene.turns.run()
     assert scene.nats.pings == 1
     assert len(scene.nats.written) == 2
-    scene.nats.answer()
+    scene.settle()
+    scene.turns.run()
     assert scene.told == [True] * 50
+    assert scene.nats.pings == 1
+
+
+def test_a_crowd_is_told_a_few_an_iteration_and_in_order(scene: Scene) -> None:
+    """One PONG for many does not hold up the loop, and who asks meanwhile comes behind them."""
+    told: list[int] = []
+    scene.interests.hold("a", scene.receive)
+    for number in range(2 * AT_ONCE):
+        scene.interests.confirm(lambda _, number=number: told.append(number))  # type: ignore[misc]
+    scene.turns.run()
+    scene.nats.answer()
+    assert told == list(range(AT_ONCE))
+    scene.interests.confirm(lambda done: told.append(-1 if done else -2))
+    assert told == list(range(AT_ONCE))
+    scene.turns.step()
+    assert told == list(range(2 * AT_ONCE))
+    scene.turns.step()
+    assert told == [*range(2 * AT_ONCE), -1]
+    scene.interests.confirm(scene.told.append)
+    assert scene.told == [True]
+
+
+def test_who_is_behind_in_a_crowd_keeps_its_answer(scene: Scene) -> None:
+    """What NATS said holds for all that waited for it, though time passes and it goes away."""
+    scene.interests.hold("a", scene.receive)
+    scene.interests.hold("b", scene.receive)
+    for _ in range(AT_ONCE + 1):
+        scene.interests.confirm(scene.told.append)
+    scene.turns.run()
+    scene.interests.on_denied("b")
+    scene.nats.answer()
+    scene.pass_time(PATIENCE + 1)
+    scene.nats.down()
+    scene.interests.on_down()
+    assert scene.told == [False] * AT_ONCE
+    scene.turns.run()
+    assert scene.told == [False] * (AT_ONCE + 1)
 
 
 def test_a_confirmation_comes_after_the_pong(scene: Scene) -> None:

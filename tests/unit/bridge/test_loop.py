@@ -1,0 +1,132 @@
+"""The loop's turns: bounded, fair, and with the preferred socket in each."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+import socket
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from bridge.loop import TURN, FairLoop
+
+if sys.platform == "linux":
+    from bridge.loop import FairSelector
+
+    CROWD = 3 * TURN
+
+    class Sockets:
+        """A selector and a crowd of sockets that can be read, one of them the last to be so."""
+
+        def __init__(self) -> None:
+            self.pairs = [socket.socketpair() for _ in range(CROWD)]
+            self.selector = FairSelector()
+            for reader, writer in self.pairs:
+                self.selector.register(reader, selectors.EVENT_READ)
+                writer.send(b"x")
+
+        @property
+        def last(self) -> socket.socket:
+            return self.pairs[-1][0]
+
+        def turn(self) -> list[object]:
+            """Look once, and read what is told of."""
+            told = [key.fileobj for key, _ in self.selector.select(0)]
+            for each in told:
+                assert isinstance(each, socket.socket)
+                each.recv(1)
+            return told
+
+    @pytest.fixture
+    def sockets() -> Iterator[Sockets]:
+        made = Sockets()
+        yield made
+        made.selector.close()
+        for pair in made.pairs:
+            for each in pair:
+                each.close()
+
+    def test_a_turn_is_bounded_and_everybody_has_one(sockets: Sockets) -> None:
+        """A crowd takes as many turns as it fills, and nobody is told of twice before all were."""
+        told = [sockets.turn() for _ in range(3)]
+        assert [len(each) for each in told] == [TURN] * 3
+        assert {each for turn in told for each in turn} == {reader for reader, _ in sockets.pairs}
+        assert sockets.turn() == []
+
+    def test_who_always_has_something_does_not_keep_the_others_out(sockets: Sockets) -> None:
+        """Sockets that are not read stay ready, and still each of the crowd is told of."""
+        told = {key.fd for _ in range(3) for key, _ in sockets.selector.select(0)}
+        assert len(told) == CROWD
+
+    def test_the_preferred_is_first_in_each_turn(sockets: Sockets) -> None:
+        """However many were ready before it, it does not wait for them."""
+        sockets.selector.prefer(sockets.last.fileno())
+        for _ in range(3):
+            assert sockets.turn()[0] is sockets.last
+            sockets.pairs[-1][1].send(b"x")
+        assert sockets.turn() == [sockets.last]
+        assert sockets.turn() == []
+
+    def test_the_preferred_is_told_of_once_a_turn(sockets: Sockets) -> None:
+        """Also where the kernel names it by itself."""
+        first = sockets.pairs[0][0]
+        sockets.selector.prefer(first.fileno())
+        told = sockets.turn()
+        assert told[0] is first
+        assert len(set(told)) == len(told) == TURN
+
+    def test_the_preferred_is_left_alone_while_nobody_reads_it(sockets: Sockets) -> None:
+        """Reading that is paused stays so, and a socket that is gone is no trouble."""
+        sockets.selector.prefer(sockets.last.fileno())
+        sockets.selector.modify(sockets.last, selectors.EVENT_WRITE)
+        told = [event for key, event in sockets.selector.select(0) if key.fileobj is sockets.last]
+        assert selectors.EVENT_READ not in told
+        sockets.selector.unregister(sockets.last)
+        assert sockets.last not in sockets.turn()
+        sockets.last.close()
+        sockets.turn()
+
+    def test_what_can_be_written_is_told_apart(sockets: Sockets) -> None:
+        """Events are those that were asked for, as the selector of asyncio tells them."""
+        writer = sockets.pairs[0][1]
+        for reader, _ in sockets.pairs:
+            sockets.selector.unregister(reader)
+        sockets.selector.register(writer, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        assert [event for _, event in sockets.selector.select(0)] == [selectors.EVENT_WRITE]
+
+
+def test_the_loop_serves_and_prefers() -> None:
+    """It is an ordinary loop, on which a preferred socket is read beside a crowd of others."""
+
+    async def main(loop: FairLoop) -> list[int]:
+        pairs = [socket.socketpair() for _ in range(2 * TURN)]
+        order: list[int] = []
+        done = asyncio.Event()
+
+        def read(at: int) -> None:
+            pairs[at][0].recv(1)
+            order.append(at)
+            if len(order) == len(pairs):
+                done.set()
+
+        for at, (reader, writer) in enumerate(pairs):
+            loop.add_reader(reader, read, at)
+            writer.send(b"x")
+        loop.prefer(pairs[-1][0].fileno())
+        async with asyncio.timeout(5):
+            await done.wait()
+        for reader, writer in pairs:
+            loop.remove_reader(reader)
+            reader.close()
+            writer.close()
+        return order
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, FairLoop)
+        order = runner.run(main(loop))
+    assert sorted(order) == list(range(2 * TURN))
+    if sys.platform == "linux":
+        assert order[0] == 2 * TURN - 1
