@@ -46,6 +46,15 @@ demo: setup ## Run everything here: embedded broker, bridge on 127.0.0.1:8000, s
 test: setup ## Run the tests (ARGS='tests/unit -k name')
 	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
+.PHONY: faults
+faults: setup ## Break things again and again, and count every event (ARGS='-k broker')
+	@FAULT_REPETITIONS=$${FAULT_REPETITIONS:-3} FAULT_SCALE=$${FAULT_SCALE:-3} \
+	  FAULT_CLIENTS=$${FAULT_CLIENTS:-1000} $(BIN)/pytest tests/faults --timeout 900 $(ARGS)
+
+.PHONY: soak
+soak: setup ## Half an hour of clients that come and go, then look for what is left of them
+	@SOAK_SECONDS=$${SOAK_SECONDS:-1800} $(BIN)/pytest tests/faults/test_soak.py $(ARGS)
+
 .PHONY: lint
 lint: setup ## Check style and format
 	@$(BIN)/ruff check && $(BIN)/ruff format --check

@@ -300,7 +300,7 @@ class LimitSettings(Settings):
         100,
         alias="BRIDGE_QUEUE_MESSAGES",
         ge=1,
-        description="messages that wait for one connection that can't be written to",
+        description="messages that wait for one connection that can't be written to now",
     )
     queue_bytes: int = Field(
         1024 * 1024, alias="BRIDGE_QUEUE_BYTES", ge=1024, description="bytes of those messages"
@@ -335,6 +335,42 @@ class LimitSettings(Settings):
         return self
 
 
+class StreamSettings(Settings):
+    """How the stream is made where there is none; one that is there is checked, never changed."""
+
+    create: bool = Field(
+        True,
+        alias="BRIDGE_STREAM_CREATE",
+        description="whether the bridge makes a stream that is missing; else it says so",
+    )
+    max_age: float = Field(
+        24 * 3600.0,
+        alias="BRIDGE_STREAM_MAX_AGE",
+        ge=1,
+        le=10 * 365 * 24 * 3600,
+        description="events are kept for this long (seconds)",
+    )
+    max_bytes: int = Field(
+        1024**3,
+        alias="BRIDGE_STREAM_MAX_BYTES",
+        ge=1024 * 1024,
+        description="bytes of events that are kept; the oldest go first",
+    )
+    max_per_subject: int = Field(
+        0,
+        alias="BRIDGE_STREAM_MAX_PER_SUBJECT",
+        ge=0,
+        description="events of one subject that are kept; 0: no bound but the others",
+    )
+    replicas: int = Field(
+        1,
+        alias="BRIDGE_STREAM_REPLICAS",
+        ge=1,
+        le=5,
+        description="servers that store each event; 3 or 5 in a cluster",
+    )
+
+
 class BridgeSettings(Settings):
     """All of it. Each part of the bridge gets its section and nothing else."""
 
@@ -342,6 +378,7 @@ class BridgeSettings(Settings):
     server: ServerSettings
     identity: IdentitySettings
     limits: LimitSettings
+    stream: StreamSettings = StreamSettings()
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -370,4 +407,5 @@ SECTIONS: Final[dict[str, type[Settings]]] = {
     "server": ServerSettings,
     "identity": IdentitySettings,
     "limits": LimitSettings,
+    "stream": StreamSettings,
 }

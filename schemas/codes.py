@@ -32,6 +32,33 @@ class PatternReason(StrEnum):
     TOO_MANY_SUBSCRIPTIONS = "TOO_MANY_SUBSCRIPTIONS"
 
 
+class ResumeReason(StrEnum):
+    """Why a client did not get everything after its cursor; in ``resume.completed``."""
+
+    CURSOR_MALFORMED = "CURSOR_MALFORMED"
+    STREAM_REPLACED = "STREAM_REPLACED"
+    CURSOR_TOO_OLD = "CURSOR_TOO_OLD"
+    CURSOR_AHEAD = "CURSOR_AHEAD"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class GapReason(StrEnum):
+    """Why events did not reach an open connection; in ``gap``."""
+
+    SLOW_CONSUMER = "SLOW_CONSUMER"
+    RETENTION = "RETENTION"
+    STREAM_REPLACED = "STREAM_REPLACED"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+class PolicyReason(StrEnum):
+    """Why a pace in ``subscribe.policy`` is not kept; in ``subscription.acknowledged``."""
+
+    UNKNOWN_EVENT = "UNKNOWN_EVENT"
+    DURABLE = "DURABLE"
+    MALFORMED = "MALFORMED"
+
+
 class RejectReason(StrEnum):
     """Why an event that a service published never reaches a client.
 

@@ -14,6 +14,8 @@ from schemas.events import Id
 Text128 = Annotated[str, Field(max_length=128)]
 MAX_PATTERNS: Final = 1000
 """Most patterns in one message; what a connection may hold is a setting."""
+MAX_HISTORY: Final = 1000
+"""Most stored events that a ``subscribe`` may ask for."""
 
 
 class Strict(BaseModel):
@@ -43,10 +45,24 @@ class Heartbeat(ClientMessage):
     type: Literal["heartbeat"]
 
 
+class Pace(Strict):
+    """How often events of one type may come: ``max_rate`` a second, the newest of each resource
+    kept meanwhile.
+    """
+
+    max_rate: Annotated[float, Field(ge=0.01, le=1000)]
+    keep: Literal["latest"] = "latest"
+
+
 class SubscribeData(Strict):
+    """``cursor`` or ``history`` (a number of events) asks for stored events of what is new in
+    ``events``; ``policy`` maps event types to a :class:`Pace`, or to null to take it back.
+    """
+
     events: Annotated[list[str], Field(max_length=MAX_PATTERNS)] = []
     cursor: str | None = None
-    policy: dict[str, Any] | None = None
+    history: Annotated[int, Field(ge=1, le=MAX_HISTORY)] | None = None
+    policy: Annotated[dict[str, Any], Field(max_length=MAX_PATTERNS)] | None = None
 
 
 class Subscribe(ClientMessage):

@@ -6,6 +6,7 @@
     ├── IdError             an id that can't become a subject token, or a token that is none
     ├── SubjectError        a subject that is not one of ours
     ├── PatternError        a subscription pattern that is malformed
+    ├── CursorError         a cursor that is none of this bridge's
     ├── CatalogueError      a catalogue module that can't be used
     └── EventError          an event that its envelope or model refuses: ``reason``, ``field``
 """
@@ -27,6 +28,10 @@ class SubjectError(SchemaError):
 
 class PatternError(SchemaError):
     """A subscription pattern that is malformed."""
+
+
+class CursorError(SchemaError):
+    """A text that is no cursor."""
 
 
 class CatalogueError(SchemaError):

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.codes import ErrorCode, PatternReason
+from schemas.codes import ErrorCode, GapReason, PatternReason, ResumeReason
 from schemas.envelope import new_id, timestamp
 
 
@@ -67,13 +67,17 @@ class Pong(Reply):
 
 
 class SubscriptionData(_Model):
-    """``events`` as the client wrote them; ``effective`` the event types they come to now."""
+    """``events`` as the client wrote them; ``effective`` the event types they come to now.
+
+    ``cursor`` is not there while stored events are still to come. ``policy`` is
+    ``{"applied": {type: pace}, "refused": {type: reason}}``.
+    """
 
     events: list[str]
     invalid_events: list[str]
     effective: list[str]
     reasons: dict[str, PatternReason]
-    resume: dict[str, Any] | None = None
+    cursor: str | None = None
     policy: dict[str, Any] | None = None
 
 
@@ -93,6 +97,64 @@ class UnsubscriptionData(_Model):
 class UnsubscriptionAcknowledged(Reply):
     type: Literal["unsubscription.acknowledged"] = "unsubscription.acknowledged"
     data: UnsubscriptionData
+
+
+class Missing(_Model):
+    """Events after the cursor ``from``, up to and with the one of ``to``."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    from_: str = Field(alias="from")
+    to: str
+
+
+class ResumeData(_Model):
+    """How a replay ended. ``cursor`` is where the client stands now; ``missing`` names what the
+    stream no longer holds.
+    """
+
+    recovered: bool
+    replayed: int
+    cursor: str | None = None
+    reason: ResumeReason | None = None
+    missing: Missing | None = None
+
+
+class ResumeCompleted(Reply):
+    type: Literal["resume.completed"] = "resume.completed"
+    data: ResumeData
+
+    def to_bytes(self) -> bytes:
+        """Return the JSON text without what there is none of."""
+        return self.model_dump_json(exclude_none=True, by_alias=True).encode()
+
+
+class GapData(_Model):
+    """What was not delivered: durable events after the cursor ``from`` up to ``to``, or numbers of
+    other events by type in ``dropped``. What is ``recoverable`` follows, and ``resume.completed``.
+    """
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    from_: str | None = Field(None, alias="from")
+    to: str | None = None
+    reason: GapReason
+    recoverable: bool
+    dropped: dict[str, int] | None = None
+
+
+class Gap(Reply):
+    type: Literal["gap"] = "gap"
+    data: GapData
+
+    def to_bytes(self) -> bytes:
+        """Return the JSON text, with ``from`` and ``to`` even where they are null."""
+        leave = {"reply_to": True} if self.reply_to is None else {}
+        if self.data.dropped is None:
+            return self.model_dump_json(
+                by_alias=True, exclude={**leave, "data": {"dropped"}}
+            ).encode()
+        return self.model_dump_json(by_alias=True, exclude=leave).encode()
 
 
 class CommandAcceptedData(_Model):

@@ -23,8 +23,10 @@ from schemas.bus import BusSettings, SettingsError
 
 log = logging.getLogger(__name__)
 
-PING_INTERVAL: Final = 5
-"""Seconds between nats-py's own PINGs; with two outstanding, a dead peer shows within 15 s."""
+PING_INTERVAL: Final = 4
+"""Seconds between nats-py's own PINGs; with two outstanding, a dead peer shows within 12 s."""
+CONNECT: Final = 2
+"""Seconds that one attempt to connect has: one to a dead peer must not hold up the next."""
 FAREWELL: Final = 2.0
 """Seconds that each step of closing may take."""
 
@@ -58,6 +60,8 @@ class Connection:
         self.on_up: Callable[[], None] = lambda: None
         self.on_down: Callable[[], None] = lambda: None
         self.on_denied: Callable[[str], None] = lambda subject: None
+        self.on_socket: Callable[[int], None] = lambda fd: None
+        """Told the file descriptor of each connection that comes up."""
 
     def _new_client(self) -> Client:
         client = Client()
@@ -95,7 +99,7 @@ class Connection:
             self._set(False)
 
         async def on_reconnected() -> None:
-            ingest.tap(client, self._receivers, self._reads)
+            self._tap(client)
             self._set(True)
 
         async def on_closed() -> None:
@@ -117,7 +121,7 @@ class Connection:
                     reconnect_time_wait=1,
                     ping_interval=PING_INTERVAL,
                     max_outstanding_pings=2,
-                    connect_timeout=max(1, int(self._settings.timeout)),
+                    connect_timeout=max(1, min(CONNECT, int(self._settings.timeout))),
                 )
         except (TimeoutError, OSError, nats.errors.Error) as error:
             with contextlib.suppress(Exception):
@@ -131,8 +135,14 @@ class Connection:
             raise BrokerUnavailable(
                 f"BRIDGE_NATS_CREDENTIALS can't be used: {type(error).__name__}"
             ) from error
-        ingest.tap(client, self._receivers, self._reads)
+        self._tap(client)
         self._up = self._was_up = True
+
+    def _tap(self, client: Client) -> None:
+        ingest.tap(client, self._receivers, self._reads)
+        fd = ingest.socket_of(client)
+        if fd >= 0:
+            self.on_socket(fd)
 
     def _reopen(self) -> None:
         # nats-py closes for good on most errors that a server tells (facts of nats-py 2.16:

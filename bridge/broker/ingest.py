@@ -296,6 +296,14 @@ def tap(client: Client, receivers: Receivers, reads: Reads) -> None:
             writer.transport.set_protocol(Tap(inner, receivers, reads))
 
 
+def socket_of(client: Client) -> int:
+    """Return the file descriptor of a client that is connected, or -1 where it has none."""
+    transport: Any = client._transport
+    writer = getattr(transport, "_io_writer", None)
+    found = None if writer is None else writer.get_extra_info("socket")
+    return -1 if found is None else int(found.fileno())
+
+
 def write(client: Client, operations: bytes) -> None:
     """Put whole protocol operations on the wire now, past nats-py's queue.
 

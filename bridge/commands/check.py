@@ -30,7 +30,16 @@ from schemas.catalogue import Catalogue
 from schemas.errors import CatalogueError
 
 OTHERS: Final = frozenset(
-    {"BRIDGE_TOKEN", "BRIDGE_PUBLISH", "BRIDGE_IMAGE", "BRIDGE_PUBLISH_WITHOUT_STREAM"}
+    {
+        "BRIDGE_TOKEN",
+        "BRIDGE_PUBLISH",
+        "BRIDGE_IMAGE",
+        "BRIDGE_PUBLISH_WITHOUT_STREAM",
+        "BRIDGE_PUBLISH_DEADLINE",
+        "BRIDGE_SPOOL",
+        "BRIDGE_SPOOL_MAX_EVENTS",
+        "BRIDGE_SPOOL_MAX_BYTES",
+    }
 )
 """What is named like a setting and read by others: `bridge tail`, the Compose file, the SDK."""
 

@@ -74,7 +74,8 @@ def environment_of(given: Mapping[str, str], port: str | None) -> dict[str, str]
     environment = {
         name: value
         for name, value in given.items()
-        if not name.startswith("BRIDGE_NATS_") or name == "BRIDGE_NATS_TIMEOUT"
+        # A spool belongs to one process, and the samples are three.
+        if not name.startswith(("BRIDGE_NATS_", "BRIDGE_SPOOL")) or name == "BRIDGE_NATS_TIMEOUT"
     }
     environment["BRIDGE_HOST"] = HOST
     if port is not None:

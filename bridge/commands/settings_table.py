@@ -22,6 +22,7 @@ TITLES: Final = {
     "server": "Server",
     "identity": "Identity",
     "limits": "Limits, counted per process unless they say otherwise",
+    "stream": "The stream, where the bridge makes it",
 }
 
 

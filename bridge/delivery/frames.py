@@ -29,6 +29,19 @@ def text_frame(payload: bytes) -> bytes:
     return _LONG(_TEXT, 127, length) + payload
 
 
+def hold_cursor(frame: bytes, position: int) -> bytes:
+    """Return the frame of an event with its cursor held at an earlier position.
+
+    The event's own sequence becomes the cursor's last part; see :mod:`schemas.cursors`.
+    """
+    start = 2 if frame[1] < 126 else 4 if frame[1] == 126 else 10
+    at = frame.rfind(b"-") + 1
+    sequence = frame[at:-2]
+    if int(sequence) <= position:
+        return frame
+    return text_frame(b'%b%d-%b"}' % (frame[start:at], position, sequence))
+
+
 def close_frame(close: CloseCode) -> bytes:
     """Return a close frame with the code and, as its reason, the name from the table."""
     payload = close.code.to_bytes(2, "big") + close.name.encode()

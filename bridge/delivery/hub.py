@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bridge.delivery.frames import text_frame
+from bridge.delivery.order import MAX_SEQUENCE_DIGITS, REMEMBERED, SEQUENCE, StreamOrder
 from bridge.delivery.outbox import Flush, Outbox
 from schemas.catalogue import Catalogue, EventType
 from schemas.codes import RejectReason
@@ -27,13 +28,11 @@ Types = Mapping[bytes, EventType]
 Reject = Callable[[bytes, bytes, EventError], None]
 """Takes the subject it was published to, payload, and why the event must not reach a client."""
 
-MAX_SEQUENCE_DIGITS: Final = 20
-"""A stream's sequence is an unsigned 64-bit number."""
-
 CROWD: Final = 8
 """Receivers from which on it pays to gather events for all of them."""
 
-_SEQUENCE: Final = b"Nats-Sequence: "
+_BEFORE: Final = b"Nats-Last-Sequence: "
+_BEFORE_LENGTH: Final = len(_BEFORE)
 _SUBJECT: Final = b"Nats-Subject: "
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
@@ -64,10 +63,11 @@ class Hub:
         """The roots are subjects without a trailing dot. ``stream_header`` is the
         header line of the stream whose sequences make cursors.
         """
-        self.stream_identity = b""
-        """What cursors begin with; while it is empty, events have none."""
+        self.order: Final = StreamOrder(self.deliver, self._since)
+        self.order.on_begin = self._on_stream
         self.counts: Final = Counts()
         self.flush: Final = flush
+        self._detours: Final = flush.detours
         self._reject: Final = reject
         self._max_size: Final = max_size
         self._stream_header: Final = stream_header
@@ -81,6 +81,9 @@ class Hub:
             for audience in Audience
         }
         self._known: Final = frozenset(name.encode() for name in catalogue.types)
+        self._all_types: Final[Types] = {
+            name.encode(): found for name in catalogue.types if (found := catalogue.get(name))
+        }
         self._root_length: Final = len(live_root) + 1
         self._events_root: Final = events_root.encode() + b"."
         self.everybody: Final = DirectRoute(
@@ -116,13 +119,41 @@ class Hub:
     def read(
         self, types: Types, skip: int, subject: bytes, headers: bytes, payload: bytes
     ) -> tuple[EventType, str, bytes] | None:
-        """Return type, resource token and frame of an event, or None after refusing it.
+        """Return type, resource token and frame of an event, or None where it goes no further now.
 
         ``types`` are those of the route's audience, ``skip`` is what of the subject stands before
         the type.
         """
         name, _, resource = subject[skip:].rpartition(b".")
         event_type = types.get(name)
+        sequence = b""
+        if headers and event_type is not None and event_type.traits.durable:
+            at = headers.rfind(SEQUENCE)  # republish puts it near the end
+            order = self.order
+            if at >= 0 and order.identity and headers.rfind(self._stream_header, 0, at) >= 0:
+                start = at + len(SEQUENCE)
+                sequence = headers[start : headers.find(b"\r", start)]
+                # Anybody may write such a header; what goes into the JSON text is digits only.
+                if sequence.isdigit() and len(sequence) <= MAX_SEQUENCE_DIGITS:
+                    if order.gate and not order.admits(subject, headers, payload, sequence):
+                        return None
+                    at = headers.rfind(b" ") + 1
+                    before = headers[at:-4]
+                    if before != b"0":  # else it is the first of its subject
+                        last = order.last
+                        known = last.get(subject)
+                        if (
+                            known != before
+                            and headers.startswith(_BEFORE, at - _BEFORE_LENGTH)
+                            and not order.follows(subject, headers, payload, before)
+                        ):
+                            return None
+                        last[subject] = sequence
+                        if known is None and len(last) > REMEMBERED:
+                            order.age()
+                    order.latest = sequence
+                else:
+                    sequence = b""
         try:
             if event_type is None:
                 raise self._unknown(name)
@@ -141,15 +172,64 @@ class Hub:
             self._reject(self._published(subject, headers), payload, error)
             return None
         self.counts.events += 1
-        if headers and event_type.traits.durable:
-            at = headers.rfind(_SEQUENCE)  # republish puts it near the end
-            identity = self.stream_identity
-            if at >= 0 and identity and headers.rfind(self._stream_header, 0, at) >= 0:
-                sequence = headers[at + len(_SEQUENCE) : headers.find(b"\r", at)]
-                # Anybody may write such a header; what goes into the JSON text is digits only.
-                if sequence.isdigit() and len(sequence) <= MAX_SEQUENCE_DIGITS:
-                    payload = splice_cursor(payload, identity + b"-" + sequence)
-        return event_type, resource.decode(), text_frame(payload)
+        if sequence:
+            payload = splice_cursor(payload, self.order.identity + b"-" + sequence)
+        frame = text_frame(payload)
+        if self._detours:
+            self.flush.know(event_type, resource.decode(), sequence, frame)
+        return event_type, resource.decode(), frame
+
+    def deliver(self, subject: bytes, headers: bytes, payload: bytes) -> None:
+        """Deliver an event that did not come on its subscription; ``subject`` is the live one."""
+        route = self._route(subject)
+        if route is not None:
+            route.receive(subject, headers, payload)
+
+    def _since(self, subject: bytes) -> int | None:
+        route = self._route(subject)
+        return None if route is None else route.since(subject)
+
+    def _on_stream(self) -> None:
+        for outbox in self.flush.detours:
+            if outbox.backlog is not None:
+                outbox.backlog.begin_stream()
+
+    def _route(self, subject: bytes) -> DirectRoute | TopicRoute | None:
+        audience, _, rest = subject[self._root_length :].decode("utf-8", "replace").partition(".")
+        if audience == Audience.USER:
+            return self.users.get(rest.partition(".")[0])
+        if audience == Audience.TOPIC:
+            return self.topics.get(rest.rpartition(".")[0])
+        return self.everybody if audience == Audience.ALL else None
+
+    def split_stored(self, subject: bytes) -> tuple[str, bytes]:
+        """Return the audience and the rest, without the user, of a stored event's subject."""
+        if not subject.startswith(self._events_root):
+            return "", b""
+        audience, _, rest = subject[len(self._events_root) :].partition(b".")
+        if audience == b"user":
+            rest = rest.partition(b".")[2]
+        return audience.decode("utf-8", "replace"), rest
+
+    def recall(
+        self, subject: bytes, payload: bytes, cursor: bytes
+    ) -> tuple[EventType, str, bytes] | None:
+        """Return type, resource token and frame of a stored event; None where it is refused.
+
+        ``subject`` is as :meth:`split_stored` returns it.
+        """
+        name, _, resource = subject.rpartition(b".")
+        event_type = self._all_types.get(name)
+        if event_type is None or len(payload) > self._max_size:
+            return None
+        try:
+            event_type.check(payload)
+            token = resource.decode()
+        except (EventError, UnicodeDecodeError):
+            return None
+        if not event_type.traits.durable or not is_token(token):
+            return None
+        return event_type, token, text_frame(splice_cursor(payload, cursor))
 
     def _published(self, subject: bytes, headers: bytes) -> bytes:
         # Anybody may write these headers, so they only choose between two subjects.
@@ -169,14 +249,25 @@ class Hub:
 class DirectRoute:
     """Events that come without a subscription: one user's, or everybody's."""
 
-    __slots__ = ("_hub", "_skip", "_types", "holders", "receivers")
+    __slots__ = ("_hub", "_skip", "_types", "began", "holders", "receivers")
 
     def __init__(self, hub: Hub, types: Types, skip: int) -> None:
         self._hub = hub
         self._types = types
         self._skip = skip
         self.holders = 0
+        self.began = 0
         self.receivers: dict[Outbox, None] = {}
+
+    def add(self, outbox: Outbox) -> None:
+        """Deliver to this one too."""
+        if not self.receivers:
+            self.began = self._hub.order.position
+        self.receivers[outbox] = None
+
+    def since(self, subject: bytes) -> int:
+        """The sequence after which this route has had receivers."""
+        return self.began
 
     def receive(self, subject: bytes, headers: bytes, payload: bytes) -> None:
         """Deliver one message of NATS."""
@@ -210,7 +301,7 @@ class TopicRoute:
     resource to those who want just that. An outbox is never in both, so it gets one copy.
     """
 
-    __slots__ = ("_hub", "_skip", "_types", "every", "guarded", "single")
+    __slots__ = ("_began", "_began_every", "_hub", "_skip", "_types", "every", "guarded", "single")
 
     def __init__(self, hub: Hub, types: Types, skip: int) -> None:
         self._hub = hub
@@ -219,15 +310,30 @@ class TopicRoute:
         self.every: dict[Outbox, frozenset[str]] = {}
         self.single: dict[str, dict[Outbox, None]] = {}
         self.guarded = 0
+        self._began: dict[str, int] = {}
+        self._began_every = 0
+
+    def since(self, subject: bytes) -> int:
+        """The sequence after which events with this subject have had receivers."""
+        resource = subject[subject.rfind(b".") + 1 :].decode("utf-8", "replace")
+        if not self.every:
+            return self._began.get(resource, 0)
+        return min(self._began_every, self._began.get(resource, self._began_every))
 
     def add(self, outbox: Outbox, resource: str, excluded: frozenset[str]) -> None:
         """Deliver events of a resource, or of any (``*``) but those excluded."""
         self._hub.flush.settle()
         if resource == ANY:
+            if not self.every:
+                self._began_every = self._hub.order.position
             self.guarded += bool(excluded) - bool(self.every.get(outbox))
             self.every[outbox] = excluded
-        else:
-            self.single.setdefault(resource, {})[outbox] = None
+            return
+        holders = self.single.get(resource)
+        if holders is None:
+            holders = self.single[resource] = {}
+            self._began[resource] = self._hub.order.position
+        holders[outbox] = None
 
     def remove(self, outbox: Outbox, resource: str) -> None:
         """Undo :meth:`add`; from here on nothing more is offered."""
@@ -240,6 +346,7 @@ class TopicRoute:
                 holders.pop(outbox, None)
                 if not holders:
                     del self.single[resource]
+                    del self._began[resource]
 
     def receive(self, subject: bytes, headers: bytes, payload: bytes) -> None:
         """Deliver one message of NATS."""

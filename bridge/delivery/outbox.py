@@ -1,8 +1,8 @@
-"""What waits to be written to one connection, and the flush that writes it once a loop iteration.
+"""What is to be written to one connection, and the flush that writes it once a loop iteration.
 
 ``offer`` appends; the first offer of an iteration marks the outbox dirty; the flush writes each
-dirty outbox in one call. A connection that can't be written to keeps a bounded outbox; over the
-bound its owner is told, and nothing is dropped in silence.
+dirty outbox in one call. A connection that can't be written to, that is being sent stored events,
+or that asked for a slower pace has a :class:`Backlog`, which takes what is offered instead.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ import logging
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final
+
+from bridge.delivery.backlog import About, Backlog
+from schemas.catalogue import EventType
 
 MAX_PUT_OFF: Final = 7
 """Reads in a row that leave their writes to the next one."""
@@ -28,32 +31,20 @@ class Outbox:
     ``permits`` is None where every event of a user or all audience may go out.
     """
 
-    __slots__ = (
-        "closed",
-        "frames",
-        "overflowed",
-        "paused",
-        "permits",
-        "waiting",
-        "weighed",
-        "write",
-    )
+    __slots__ = ("backlog", "closed", "frames", "overflowed", "permits", "write")
 
     def __init__(self, write: Callable[[bytes], None], overflowed: Callable[[], None]) -> None:
         self.write = write
         self.overflowed = overflowed
         self.frames: list[bytes] = []
         self.permits: Permits | None = None
-        self.paused = False
+        self.backlog: Backlog | None = None
         self.closed = False
-        self.weighed = 0
-        """How many of ``frames`` are in ``waiting``, their bytes; kept while it is paused."""
-        self.waiting = 0
 
     def drain(self) -> None:
-        """Write what waits, in one call, unless the connection can't take it."""
+        """Write what was offered, in one call, unless the connection is off the straight way."""
         frames = self.frames
-        if frames and not self.paused:
+        if frames and self.backlog is None:
             self.frames = []
             self.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
@@ -75,13 +66,20 @@ class Flush:
         *,
         max_frames: int,
         max_bytes: int,
+        clock: Callable[[], float],
     ) -> None:
+        """The bounds are those of one connection's backlog; ``clock`` gives seconds."""
         self._call_soon: Final = call_soon
         self._max_frames: Final = max_frames
         self._max_bytes: Final = max_bytes
+        self._clock: Final = clock
         self._scheduled = False
         self._put_off = 0
-        self._paused: Final[set[Outbox]] = set()
+        self._known: Final[dict[int, About]] = {}
+        self.detours: Final[set[Outbox]] = set()
+        """The outboxes that have a backlog."""
+        self.counts: Final[dict[str, int]] = {}
+        """Events that were ``conflated``, ``healed`` or ``dropped`` on their way to a client."""
         self.dirty: list[Outbox] = []
         self._crowd: Collection[Outbox] | None = None
         self._gathered: list[bytes] = []
@@ -109,8 +107,8 @@ class Flush:
         for outbox in crowd:
             if not outbox.frames:
                 dirty.append(outbox)
-            if outbox.paused:
-                outbox.frames += frames  # its bound counts messages
+            if outbox.backlog is not None:
+                outbox.frames += frames  # it looks at each
             else:
                 outbox.frames.append(chunk)
 
@@ -155,7 +153,7 @@ class Flush:
             self.run()
 
     def run(self) -> None:
-        """Write each dirty outbox, and check the bounds of those that can't be written to."""
+        """Write each dirty outbox, or hand what was offered to its backlog."""
         self._scheduled = False
         self._put_off = 0
         self.settle()
@@ -163,55 +161,86 @@ class Flush:
         last: list[bytes] = []
         joined = b""
         for outbox in dirty:
-            if not outbox.paused:
-                frames = outbox.frames
-                if frames:
-                    outbox.frames = []
+            frames = outbox.frames
+            if frames:
+                outbox.frames = []
+                try:
+                    if outbox.backlog is not None:
+                        self._take(outbox, outbox.backlog, frames)
+                        continue
                     # Connections with the same subscriptions got the same frames: they share the
                     # joined bytes. Lists compare by identity first, so this costs far less.
                     if not last or frames[0] is not last[0] or frames != last:
                         last = frames
                         joined = frames[0] if len(frames) == 1 else b"".join(frames)
-                    try:
-                        outbox.write(joined)
-                    except Exception:
-                        # A fault of ours with one connection must not cost the others their flush.
-                        log.exception("a connection could not be written to")
-                        self._call_soon(outbox.overflowed)
-        if self._paused:
-            self._check_bounds()
+                    outbox.write(joined)
+                except Exception:
+                    # A fault of ours with one connection must not cost the others their flush.
+                    log.exception("a connection could not be written to")
+                    self._call_soon(outbox.overflowed)
+        if self._known:
+            self._known.clear()
 
-    def pause(self, outbox: Outbox) -> None:
-        """The connection can't be written to: what is offered waits."""
-        outbox.paused = True
-        outbox.weighed = outbox.waiting = 0
-        self._paused.add(outbox)
+    def _take(self, outbox: Outbox, backlog: Backlog, frames: list[bytes]) -> None:
+        backlog.take(frames, self._known, self._clock())
+        if backlog.overflowed:
+            # Not from here: closing changes what is being walked through.
+            self._call_soon(outbox.overflowed)
 
-    def resume(self, outbox: Outbox) -> None:
-        """The connection can be written to again: write what waited."""
-        outbox.paused = False
-        self._paused.discard(outbox)
-        outbox.drain()
+    def know(self, kind: EventType, resource: str, sequence: bytes, frame: bytes) -> None:
+        """Remember what a frame is until it is flushed; asked for while there are backlogs."""
+        self._known[id(frame)] = (kind, resource, sequence, frame)
+
+    def detour(self, outbox: Outbox) -> Backlog:
+        """Return the backlog of an outbox; from here on it takes what is offered."""
+        if outbox.backlog is None:
+            self.settle()
+            outbox.drain()  # what these frames are is not known any more
+        backlog = outbox.backlog  # writing them may have made one: it blocks the connection
+        if backlog is None:
+            backlog = Backlog(
+                outbox.write, self._count, max_frames=self._max_frames, max_bytes=self._max_bytes
+            )
+            outbox.backlog = backlog
+            self.detours.add(outbox)
+        return backlog
+
+    def drain(self, outbox: Outbox) -> None:
+        """Write all that waits for a connection, which is about to be closed."""
+        self.settle()
+        backlog = outbox.backlog
+        if backlog is None:
+            outbox.drain()
+            return
+        frames, outbox.frames = outbox.frames, []
+        backlog.take(frames, self._known, self._clock())
+        backlog.flush()
+
+    def straighten(self, outbox: Outbox, position: int) -> None:
+        """Let an outbox go the straight way again, if nothing keeps it from that.
+
+        ``position`` is the sequence up to which durable events have been offered.
+        """
+        backlog = outbox.backlog
+        if backlog is not None and backlog.is_idle and position >= backlog.skip_to:
+            self.settle()
+            if outbox.frames:
+                frames, outbox.frames = outbox.frames, []
+                self._take(outbox, backlog, frames)
+            if backlog.is_idle:
+                outbox.backlog = None
+                self.detours.discard(outbox)
+
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
 
     def forget(self, outbox: Outbox) -> None:
         """The connection is over: take nothing more and let go of what waits."""
         outbox.closed = True
         outbox.frames = []
-        self._paused.discard(outbox)
+        outbox.backlog = None
+        self.detours.discard(outbox)
         # The owner's methods hold the owner, which holds this: a cycle that nobody collects soon.
         outbox.write = _drop
         outbox.overflowed = _ignore
         outbox.permits = None
-
-    def _check_bounds(self) -> None:
-        over = []
-        for outbox in self._paused:
-            frames = outbox.frames
-            if len(frames) != outbox.weighed:
-                # Only what is new: many stalled clients must not make each flush dear.
-                outbox.waiting += sum(map(len, frames[outbox.weighed :]))
-                outbox.weighed = len(frames)
-                if outbox.weighed > self._max_frames or outbox.waiting > self._max_bytes:
-                    over.append(outbox)
-        for outbox in over:
-            outbox.overflowed()

@@ -17,8 +17,11 @@ def router(
     round_trip: Callable[[float], Awaitable[float]],
     is_draining: Callable[[], bool],
     stream_problem: Callable[[], str],
+    catching_up: Callable[[], str],
 ) -> APIRouter:
-    """Return the routes. A stream that is missing is told, but live delivery goes on without it."""
+    """Return the routes. A stream that is missing is told, but live delivery goes on without it;
+    so is what is being read from it after a break.
+    """
     routes = APIRouter(tags=["health"])
 
     @routes.get("/livez", summary="The process is alive")
@@ -27,7 +30,12 @@ def router(
 
     @routes.get("/readyz", summary="Clients are welcome: not draining, and NATS answers")
     async def readyz(response: Response) -> dict[str, Any]:
-        checks = {"nats": "ok", "stream": stream_problem() or "ok"}
+        stream = stream_problem()
+        checks = {
+            "nats": "ok",
+            "stream": f"live only: {stream}" if stream else "ok",
+            "catch_up": catching_up() or "ok",
+        }
         ready = not is_draining()
         try:
             await round_trip(PATIENCE)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 from bridge.errors import TokenError
 from bridge.identity.tokens import Identity
+from bridge.sessions import detours
 from bridge.sessions.handlers import Answer, Ask, Change, Effect, Nothing, Renew, View, handle
+from bridge.sessions.orders import Order
 from bridge.sessions.states import State
 from bridge.sessions.surroundings import rfc3339
 from schemas import codes
@@ -116,16 +118,30 @@ def _apply(session: Session, effect: Effect, identity: Identity) -> None:
 def _change(session: Session, change: Change) -> None:
     identity, replies = session.identity, change.replies
     assert identity is not None
+    before = frozenset(session.wishes.keys)
+    # Stored events come before live ones: what comes in from here on waits for them.
+    replay = detours.replay(session) if change.cursor is not None or change.history else None
     session.wishes.become(change.patterns, identity.grants)
     named = replies[0].data.events if isinstance(replies[0], SubscriptionAcknowledged) else ()
+    order: Order | None
+    if replay is None:
+        order, replay = detours.follow(session, before), session.replay
+    else:
+        new = replay.inherit(frozenset(session.wishes.keys) - before, before)
+        order = Order(new, change.cursor, last=0 if change.cursor else change.history)
 
     def confirmed(done: bool) -> None:
         if session.state is not State.OPEN or session.identity is None:
             return
         if session.wishes.confirmed(named, done, session.identity.grants):
+            detours.set_paces(session, change.paces)
             for reply in replies:
-                session.send(reply)
+                session.send(_with_cursor(reply, session))
+            if order is not None:
+                order.reply_to = replies[0].reply_to
         else:
+            if order is not None:
+                order.quiet = True
             session.send(
                 error(
                     ErrorCode.SERVICE_UNAVAILABLE,
@@ -133,9 +149,17 @@ def _change(session: Session, change: Change) -> None:
                     reply_to=replies[0].reply_to,
                 )
             )
+        if replay is not None and order is not None:
+            replay.order(order)
 
     # Also where nothing is new: answers keep their order, and a pattern may still be waiting.
     session.env.interests.confirm(confirmed)
+
+
+def _with_cursor(reply: Reply, session: Session) -> Reply:
+    if not isinstance(reply, SubscriptionAcknowledged) or (cursor := session.cursor) is None:
+        return reply
+    return reply.model_copy(update={"data": reply.data.model_copy(update={"cursor": cursor})})
 
 
 # What takes time: a task each, bounded by the rate limit and the waits' deadlines.
@@ -182,7 +206,9 @@ async def _renew(session: Session, message: AuthRefresh, before: Identity) -> No
         _refuse(session, error(ErrorCode.TOKEN_INVALID, refused, reply_to=message.id))
         return
     session.errors_in_row = 0
+    had = frozenset(session.wishes.keys)
     removed = session.renew(identity)
+    order, replay = detours.follow(session, had), session.replay
     reply = AuthRefreshed(
         data=AuthRefreshedData(expires_at=rfc3339(identity.expires_at), removed=removed),
         reply_to=message.id,
@@ -191,5 +217,7 @@ async def _renew(session: Session, message: AuthRefresh, before: Identity) -> No
     def confirmed(_: bool) -> None:
         if session.state is State.OPEN:
             session.send(reply)
+            if replay is not None and order is not None:
+                replay.order(order)
 
     session.env.interests.confirm(confirmed)

@@ -6,17 +6,20 @@ The session applies the effects; see ``session.py``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import ValidationError
 
 from bridge.identity.grants import Grants, Key
 from schemas.catalogue import Catalogue
-from schemas.codes import ErrorCode, PatternReason
+from schemas.codes import ErrorCode, PatternReason, PolicyReason
 from schemas.commands import (
     AnyClientMessage,
     Authenticate,
     AuthRefresh,
     Heartbeat,
+    Pace,
     Ping,
     Subscribe,
     Unsubscribe,
@@ -37,9 +40,8 @@ from schemas.replies import (
 )
 from schemas.subjects import encode_id
 
-NOT_RESUMED: Final = {"recovered": False, "reason": "NOT_SUPPORTED"}
-NO_POLICY: Final = {"applied": False, "reason": "NOT_SUPPORTED"}
-"""What is said of a wish that this version can't fulfil, rather than nothing."""
+MAX_NAME: Final = 64
+"""Characters of an unknown event type that an answer repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,17 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Want these patterns from now on; send the replies once NATS has them."""
+    """Want these patterns from now on; send the replies once NATS has them.
+
+    ``cursor`` or ``history`` ask for stored events of what is new. ``paces`` are events a second by
+    type, None for no pace any more.
+    """
 
     patterns: dict[str, Pattern]
     replies: tuple[Reply, ...]
+    cursor: str | None = None
+    history: int = 0
+    paces: Mapping[str, float | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,7 @@ def _subscribe(message: Subscribe, view: View) -> Change | Answer:
             patterns[text] = wish
         accepted.append(text)
         effective.update(key.event_type for key in keys)
+    paces, policy = _paces(message.data.policy, view)
     replies: list[Reply] = [
         SubscriptionAcknowledged(
             data=SubscriptionData(
@@ -149,15 +159,49 @@ def _subscribe(message: Subscribe, view: View) -> Change | Answer:
                 invalid_events=list(reasons),
                 effective=sorted(effective),
                 reasons=reasons,
-                resume=None if message.data.cursor is None else NOT_RESUMED,
-                policy=None if message.data.policy is None else NO_POLICY,
+                policy=policy,
             ),
             reply_to=message.id,
         )
     ]
-    if not accepted:
+    if not accepted and (message.data.events or policy is None):
         replies.append(_nothing_accepted(message, reasons))
-    return _fitting(Change(patterns, tuple(replies)), view)
+    change = Change(
+        patterns,
+        tuple(replies),
+        cursor=message.data.cursor,
+        history=message.data.history or 0,
+        paces=paces,
+    )
+    return _fitting(change, view)
+
+
+def _paces(
+    policy: Mapping[str, Any] | None, view: View
+) -> tuple[dict[str, float | None], dict[str, Any] | None]:
+    """Return the paces by type, and what to answer."""
+    if policy is None:
+        return {}, None
+    paces: dict[str, float | None] = {}
+    applied: dict[str, Any] = {}
+    refused: dict[str, PolicyReason] = {}
+    for event_type, asked in policy.items():
+        kind = view.catalogue.get(event_type)
+        if kind is None:
+            refused[event_type[:MAX_NAME]] = PolicyReason.UNKNOWN_EVENT
+        elif kind.traits.durable:
+            refused[event_type] = PolicyReason.DURABLE
+        elif asked is None:
+            paces[event_type] = applied[event_type] = None
+        else:
+            try:
+                pace = Pace.model_validate(asked)
+            except ValidationError:
+                refused[event_type] = PolicyReason.MALFORMED
+                continue
+            paces[event_type] = pace.max_rate
+            applied[event_type] = pace.model_dump()
+    return paces, {"applied": applied, "refused": refused}
 
 
 def _judge(text: str, held: int, view: View) -> Pattern | PatternReason:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from bridge.sessions.detours import look_after
 from bridge.sessions.registry import Registry
 from bridge.sessions.session import Session
 from bridge.settings import LimitSettings
@@ -64,6 +65,8 @@ class Keeper:
 
     def _look_after(self, session: Session, now: float, wall: float) -> None:
         session.signs = 0
+        if session.outbox.backlog is not None:
+            look_after(session, wall)
         if session.last_seen < now - self._timeout:
             session.close(codes.HEARTBEAT_TIMEOUT)
         elif session.stalled_since is not None and session.stalled_since <= now - self._stall:

@@ -19,19 +19,23 @@ from bridge.delivery.frames import text_frame
 from bridge.delivery.outbox import Outbox
 from bridge.errors import BridgeError, BrokerUnavailable
 from bridge.identity.tokens import Deactivated, Identity, KeyNeeded
+from bridge.sessions import detours
 from bridge.sessions.effects import receive
-from bridge.sessions.handlers import NOT_RESUMED
+from bridge.sessions.orders import DIRECT, Order
+from bridge.sessions.replay import Replay
 from bridge.sessions.states import State, advance
 from bridge.sessions.surroundings import Introduction, Surroundings, rfc3339
 from bridge.sessions.wishes import Wishes
 from bridge.sockets.socket import Socket
 from schemas import codes
-from schemas.codes import CloseCode, ErrorCode
+from schemas.codes import CloseCode, ErrorCode, GapReason
 from schemas.commands import (
     Authenticate,
     MessageError,
     parse_client_message,
 )
+from schemas.cursors import Cursor
+from schemas.errors import CursorError
 from schemas.patterns import Pattern
 from schemas.replies import (
     AuthExpiring,
@@ -40,6 +44,8 @@ from schemas.replies import (
     ConnectionEstablished,
     DrainingData,
     EstablishedData,
+    Gap,
+    GapData,
     Limits,
     Reply,
     error,
@@ -55,7 +61,10 @@ FEATURES: Final = (
     "patterns",
     "commands",
     "auth_refresh",
+    "policy",
 )
+RESUME: Final = "resume"
+"""Is among the features while events can be resumed."""
 MAX_SIGNS: Final = 1000
 """Pings, pongs and fragments between two ticks; a message of the largest size has fewer."""
 MAX_EARLY: Final = 100
@@ -83,6 +92,8 @@ class Session:
         "message_count",
         "next_ping",
         "outbox",
+        "pacer",
+        "replay",
         "signs",
         "stalled_since",
         "state",
@@ -100,6 +111,8 @@ class Session:
         self.state = State.AWAITING
         self.outbox = Outbox(socket.write, self._overflowed)
         self.wishes = Wishes(env.catalogue, env.hub, env.topics, self.outbox)
+        self.replay: Replay | None = None
+        self.pacer: detours.Pacer | None = None
         self._unit: Unit | None = None
         self._early: list[tuple[bytes, bool]] | None = None
         self._notified = False
@@ -168,18 +181,19 @@ class Session:
         if not done:
             self.close(codes.TRY_AGAIN_LATER)
             return
-        env = self.env
+        env, asked = self.env, self.intro.cursor
         self.state = advance(self.state, State.OPEN)
         self._set_permits(identity)
-        env.hub.users[identity.user].receivers[self.outbox] = None
-        env.hub.everybody.receivers[self.outbox] = None
+        replay = None if asked is None else detours.replay(self)
+        env.hub.users[identity.user].add(self.outbox)
+        env.hub.everybody.add(self.outbox)
         limits = env.limits
         self.send(
             ConnectionEstablished(
                 data=EstablishedData(
                     connection_id=self.id,
                     user_id=identity.user_id,
-                    features=list(FEATURES),
+                    features=[*FEATURES, RESUME] if env.can_resume() else list(FEATURES),
                     limits=Limits(
                         max_message_size=limits.max_message_size,
                         rate_limit_messages=limits.rate_limit_messages,
@@ -189,11 +203,14 @@ class Session:
                         max_subscriptions=limits.max_subscriptions,
                     ),
                     expires_at=rfc3339(identity.expires_at),
-                    resume=None if self.intro.cursor is None else NOT_RESUMED,
+                    cursor=self._first_cursor(),
+                    resume=None if asked is None else {"replaying": True},
                 ),
                 reply_to=reply_to,
             )
         )
+        if replay is not None:
+            replay.order(Order(frozenset({DIRECT}), asked))
         log.debug("connection %s of user %s is open", self.id, identity.user_id)
         early, self._early = self._early, None
         if early is not None:
@@ -206,7 +223,8 @@ class Session:
         if self.state is State.CLOSED:
             return
         self._leave()
-        self.outbox.drain()
+        if close is not codes.SLOW_CONSUMER:
+            self.env.hub.flush.drain(self.outbox)
         self.env.hub.flush.forget(self.outbox)
         self._socket.close(close)
         log.debug("connection %s closed: %s %s", self.id, close.code, close.name)
@@ -232,6 +250,12 @@ class Session:
         env, identity = self.env, self.identity
         self.state = advance(self.state, State.CLOSED)
         self._early = None
+        if self.replay is not None:
+            self.replay.stop()
+            self.replay = None
+        if self.pacer is not None:
+            self.pacer.stop()
+            self.pacer = None
         self.wishes.clear()
         if identity is not None:
             env.hub.everybody.receivers.pop(self.outbox, None)
@@ -292,13 +316,11 @@ class Session:
 
     def on_pause(self) -> None:
         """The client reads too slowly for now."""
-        self.stalled_since = self.env.clock()
-        self.env.hub.flush.pause(self.outbox)
+        detours.pause(self)
 
     def on_resume(self) -> None:
         """The client reads again."""
-        self.stalled_since = None
-        self.env.hub.flush.resume(self.outbox)
+        detours.resume(self)
 
     def on_lost(self) -> None:
         """The connection is over, by whichever side."""
@@ -348,6 +370,53 @@ class Session:
     def send(self, reply: Reply) -> None:
         """Offer a message of the bridge, behind the events that were offered before."""
         self.env.hub.flush.offer(self.outbox, text_frame(reply.to_bytes()))
+
+    def say(self, reply: Reply) -> None:
+        """Send a message of the bridge at once, right behind what was written last."""
+        frame = text_frame(reply.to_bytes())
+        backlog = self.outbox.backlog
+        if backlog is None:
+            self.env.hub.flush.offer(self.outbox, frame)
+        else:
+            backlog.say(frame)
+
+    def tell_gap(self, after: int | None, upto: int | None, reason: GapReason) -> None:
+        """Tell that durable events in this range of the stream did not come and will not."""
+        identity = self.env.hub.order.identity.decode()
+        self.say(
+            Gap(
+                data=GapData(
+                    from_=None if after is None else str(Cursor(identity, after, after)),
+                    to=None if upto is None else str(Cursor(identity, upto, upto)),
+                    reason=reason,
+                    recoverable=False,
+                )
+            )
+        )
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the session stands; None while stored events are on their way to it."""
+        hub, backlog = self.env.hub, self.outbox.backlog
+        if not hub.order.identity or self.replay is not None:
+            return None
+        if backlog is not None and not (backlog.lost_after is backlog.topics_at is None):
+            return None
+        return str(Cursor(hub.order.identity.decode(), hub.order.position, hub.order.position))
+
+    def _first_cursor(self) -> str | None:
+        # Until the first stored event has come, what the client brought is what it must keep.
+        hub, asked = self.env.hub, self.intro.cursor
+        if asked is not None:
+            try:
+                brought = Cursor.parse(asked)
+                if not hub.order.identity or brought.stream == hub.order.identity.decode():
+                    return asked
+            except CursorError:
+                pass
+        if not hub.order.identity:
+            return None
+        return str(Cursor(hub.order.identity.decode(), hub.order.position, hub.order.position))
 
     def send_frame(self, frame: bytes) -> None:
         """Offer a ready frame."""

@@ -7,16 +7,22 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from bridge.broker.continuity import Continuity
+from bridge.broker.history import History
 from bridge.broker.interests import Interests
+from bridge.broker.recent import Recent
+from bridge.broker.streams import Stream
 from bridge.broker.topics import Topics
 from bridge.delivery.hub import Hub
 from bridge.identity.tokens import Identity
 from bridge.limits.rates import SlidingWindow
 from bridge.sessions.handlers import Ask
 from bridge.sessions.registry import Registry
+from bridge.sessions.replay import Turns
 from bridge.settings import IdentitySettings, LimitSettings
 from schemas.catalogue import Catalogue
 from schemas.replies import Reply
+from schemas.subjects import Subjects
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,12 @@ class Surroundings:
     hub: Hub
     interests: Interests
     topics: Topics
+    stream: Stream
+    history: History
+    recent: Recent
+    continuity: Continuity
+    turns: Turns
+    subjects: Subjects
     registry: Registry
     rates: SlidingWindow
     verify: Callable[[str], Awaitable[Identity]]
@@ -43,6 +55,8 @@ class Surroundings:
     spawn: Callable[[Coroutine[Any, Any, None]], None]
     clock: Callable[[], float]
     """Seconds that never go back."""
+    can_resume: Callable[[], bool]
+    """Whether stored events can be read now, as far as is known."""
     wall: Callable[[], float]
     """Unix seconds that never go back, for the rate limit."""
 

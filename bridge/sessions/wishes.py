@@ -5,7 +5,7 @@ Changing them changes what the hub delivers at once, and what NATS is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from bridge.broker.topics import Topics
@@ -68,10 +68,20 @@ class Wishes:
 
     def covers(self, event_type: str, resource: str) -> bool:
         """Whether an event is among what is wanted; ``resource`` is a subject token."""
+        return self.key_of(event_type, resource) is not None
+
+    def key_of(self, event_type: str, resource: str) -> tuple[str, str] | None:
+        """Return the unit by which an event is wanted; None where it is not."""
         excluded = self._keys.get((event_type, ANY))
         if excluded is not None:
-            return resource not in excluded
-        return (event_type, resource) in self._keys
+            return None if resource in excluded else (event_type, ANY)
+        key = (event_type, resource)
+        return key if key in self._keys else None
+
+    @property
+    def keys(self) -> Collection[tuple[str, str]]:
+        """The units, each an event type and a resource token or ``*``."""
+        return self._keys.keys()
 
     def _hold(self, grants: Grants) -> None:
         keys = grants.resolve_all(self.patterns.values(), self._catalogue)

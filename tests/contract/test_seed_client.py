@@ -98,6 +98,7 @@ async def test_subscription_is_acknowledged(bridge: BridgeProcess) -> None:
         events = ["upload.progress", "review.nonsense", "system.notification"]
         answer = await client.ask("subscribe", {"events": events})
         assert answer["type"] == "subscription.acknowledged"
+        assert answer["data"].pop("cursor") == client.established["data"]["cursor"]
         assert answer["data"] == {
             "events": ["upload.progress", "system.notification"],
             "invalid_events": ["review.nonsense"],

@@ -62,9 +62,18 @@ def test_the_seeds_limits_are_the_defaults() -> None:
     assert limits.max_subscriptions == 128
     assert limits.failed_handshakes == 60
     assert limits.max_errors == 20
+    assert limits.stall_timeout == 30
     assert read().identity.auth_timeout == 5
     assert read().identity.ticket_ttl == 30
     assert read().server.token_in_path
+
+
+def test_a_stream_is_kept_for_a_day_and_a_gibibyte() -> None:
+    """Without settings the bridge makes its stream, on one server, with no bound per subject."""
+    stream = read().stream
+    assert stream.create
+    assert (stream.max_age, stream.max_bytes) == (24 * 3600, 1024**3)
+    assert (stream.max_per_subject, stream.replicas) == (0, 1)
 
 
 def test_every_promised_name_is_a_setting_and_every_setting_has_its_own() -> None:
@@ -123,6 +132,11 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "BRIDGE_STALL_TIMEOUT": ("7", 7.0),
     "BRIDGE_FAILED_HANDSHAKES": ("7", 7),
     "BRIDGE_INTEREST_LINGER": ("0", 0.0),
+    "BRIDGE_STREAM_CREATE": ("false", False),
+    "BRIDGE_STREAM_MAX_AGE": ("3600", 3600.0),
+    "BRIDGE_STREAM_MAX_BYTES": ("1048576", 1024 * 1024),
+    "BRIDGE_STREAM_MAX_PER_SUBJECT": ("7", 7),
+    "BRIDGE_STREAM_REPLICAS": ("3", 3),
 }
 
 
@@ -196,6 +210,13 @@ def test_an_empty_variable_is_none(name: str) -> None:
         ("BRIDGE_HEARTBEAT_INTERVAL", "60"),
         ("BRIDGE_CONNECTION_TIMEOUT", "30"),
         ("BRIDGE_QUEUE_BYTES", "10"),
+        ("BRIDGE_STREAM_CREATE", "perhaps"),
+        ("BRIDGE_STREAM_MAX_AGE", "0"),
+        ("BRIDGE_STREAM_MAX_AGE", "inf"),
+        ("BRIDGE_STREAM_MAX_BYTES", "1000"),
+        ("BRIDGE_STREAM_MAX_PER_SUBJECT", "-1"),
+        ("BRIDGE_STREAM_REPLICAS", "0"),
+        ("BRIDGE_STREAM_REPLICAS", "6"),
     ],
 )
 def test_a_wrong_setting_is_named(name: str, text: str) -> None:

@@ -55,7 +55,7 @@ class WayDown:
     def __init__(self) -> None:
         self.soon: list[Any] = []
         self.writes: list[bytes] = []
-        self.flush = Flush(self.soon.append, max_frames=100, max_bytes=1 << 20)
+        self.flush = Flush(self.soon.append, max_frames=100, max_bytes=1 << 20, clock=lambda: 0.0)
         self.hub = Hub(
             Catalogue.load(),
             self.flush,
@@ -72,8 +72,9 @@ class WayDown:
         topics = Topics(interests, Subjects(), clock=lambda: 0.0, linger=5)
         route = self.hub.topic("review.updated")
         topics.hold("review.updated", "*", route.receive)
-        for _ in range(RECEIVERS):
-            route.add(Outbox(self.writes.append, lambda: None), "*", frozenset())
+        self.outboxes = [Outbox(self.writes.append, lambda: None) for _ in range(RECEIVERS)]
+        for outbox in self.outboxes:
+            route.add(outbox, "*", frozenset())
         (self.sid,) = receivers
         self.tap = Tap(asyncio.Protocol(), receivers, self.flush)
 
@@ -146,6 +147,44 @@ def test_no_task_and_no_callback_for_an_event(way_down: WayDown) -> None:
     way_down.soon.clear()
     way_down.tap.data_received(way_down.burst())
     assert way_down.soon == []
+
+
+def calls_of(way_down: WayDown, name: str) -> tuple[int, int]:
+    """Let a burst come in; return how many Python functions ran, and how often this one."""
+    burst = way_down.burst()
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, argument: Any) -> None:
+        if event == "call":
+            calls[frame.f_code.co_qualname] += 1
+
+    sys.setprofile(count)
+    try:
+        way_down.tap.data_received(burst)
+    finally:
+        sys.setprofile(None)
+    return calls.total(), calls[name]
+
+
+def test_an_event_is_not_remembered_while_all_go_the_straight_way(way_down: WayDown) -> None:
+    """What a frame is, is kept for connections with a backlog: without one it costs nothing."""
+    assert calls_of(way_down, "Flush.know")[1] == 0
+    assert way_down.flush.detours == set()
+
+
+def test_one_slow_connection_does_not_change_what_the_others_cost() -> None:
+    """Its backlog costs a few calls an event, however many others there are; these share bytes."""
+    straight, slow = WayDown(), WayDown()
+    backlog = slow.flush.detour(slow.outboxes[0])
+    backlog.blocked = True
+    straight.soon.clear()
+    slow.soon.clear()
+    calls, known = calls_of(slow, "Flush.know")
+    assert known == EVENTS
+    assert calls - calls_of(straight, "Flush.know")[0] < 8 * EVENTS
+    assert len(slow.writes) == RECEIVERS - 1
+    assert len({id(written) for written in slow.writes}) == 1
+    assert slow.soon == straight.soon == []
 
 
 class Quiet:

@@ -102,6 +102,36 @@ def test_a_message_has_a_bound_of_patterns() -> None:
                 parse_client_message(text)
 
 
+@pytest.mark.parametrize(
+    ("data", "good"),
+    [
+        ({"history": 1}, True),
+        ({"history": 1000}, True),
+        ({"history": None}, True),
+        ({"history": 0}, False),
+        ({"history": 1001}, False),
+        ({"history": -1}, False),
+        ({"history": "5"}, False),
+        ({"history": 1.5}, False),
+        ({"cursor": "5f-7"}, True),
+        ({"cursor": 7}, False),
+        ({"policy": {}}, True),
+        ({"policy": {"a.b": 5}}, True),  # judged type by type, not with the whole message
+        ({"policy": []}, False),
+        ({"policy": {f"a.b{number}": None for number in range(1001)}}, False),
+    ],
+)
+def test_what_a_subscription_may_ask_for(data: dict[str, object], good: bool) -> None:
+    """A number of stored events between 1 and 1,000, a text as cursor, an object as policy."""
+    text = json.dumps({"type": "subscribe", "data": {"events": ["review.*"], **data}})
+    if good:
+        parse_client_message(text)
+    else:
+        with pytest.raises(MessageError) as refused:
+            parse_client_message(text)
+        assert refused.value.code is ErrorCode.INVALID_MESSAGE_FORMAT
+
+
 def test_a_token_does_not_show() -> None:
     """Printing a message with a token does not print the token."""
     message = parse_client_message(b'{"type":"authenticate","data":{"token":"canary"}}')

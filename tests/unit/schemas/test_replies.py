@@ -7,14 +7,19 @@ from uuid import UUID
 
 import pytest
 
-from schemas.codes import ErrorCode, PatternReason
+from schemas.codes import ErrorCode, GapReason, PatternReason, ResumeReason
 from schemas.replies import (
     ConnectionEstablished,
     EstablishedData,
+    Gap,
+    GapData,
     Limits,
+    Missing,
     Pong,
     PongData,
     Reply,
+    ResumeCompleted,
+    ResumeData,
     SubscriptionAcknowledged,
     SubscriptionData,
     error,
@@ -68,6 +73,81 @@ def test_an_acknowledgement_keeps_its_empty_lists() -> None:
         "invalid_events": ["x"],
         "effective": [],
         "reasons": {"x": "UNKNOWN_EVENT"},
+    }
+
+
+def test_an_acknowledgement_tells_cursor_and_paces_where_there_are_some() -> None:
+    """``policy`` says what is kept and what is not, each type by name."""
+    data = SubscriptionData(
+        events=[],
+        invalid_events=[],
+        effective=[],
+        reasons={},
+        cursor="5f-7",
+        policy={"applied": {"upload.progress": {"max_rate": 5.0, "keep": "latest"}}, "refused": {}},
+    )
+    told = json.loads(SubscriptionAcknowledged(data=data, reply_to="m").to_bytes())
+    assert told["reply_to"] == "m"
+    assert told["data"]["cursor"] == "5f-7"
+    assert told["data"]["policy"] == data.policy
+
+
+def test_a_pace_that_was_taken_back_is_told_as_null() -> None:
+    """``applied`` names the type all the same: the client learns that its null was taken."""
+    data = SubscriptionData(
+        events=[],
+        invalid_events=[],
+        effective=[],
+        reasons={},
+        policy={"applied": {"upload.progress": None}, "refused": {}},
+    )
+    told = json.loads(SubscriptionAcknowledged(data=data).to_bytes())
+    assert told["data"]["policy"] == {"applied": {"upload.progress": None}, "refused": {}}
+
+
+def test_a_gap_keeps_its_range_even_where_it_is_null() -> None:
+    """``from`` and ``to`` are always there; ``dropped`` and ``reply_to`` only with a value."""
+    gap = Gap(data=GapData(from_="5f-1", reason=GapReason.RETENTION, recoverable=False))
+    told = json.loads(gap.to_bytes())
+    assert told["type"] == "gap"
+    assert told["data"] == {
+        "from": "5f-1",
+        "to": None,
+        "reason": "RETENTION",
+        "recoverable": False,
+    }
+    assert "reply_to" not in told
+    dropped = GapData(reason=GapReason.SLOW_CONSUMER, recoverable=False, dropped={"a.b": 2})
+    assert json.loads(Gap(data=dropped).to_bytes())["data"] == {
+        "from": None,
+        "to": None,
+        "reason": "SLOW_CONSUMER",
+        "recoverable": False,
+        "dropped": {"a.b": 2},
+    }
+
+
+def test_the_end_of_a_replay_leaves_out_what_there_is_none_of() -> None:
+    """Reason, missing range, cursor and ``reply_to`` are there only where they say something."""
+    plain = json.loads(ResumeCompleted(data=ResumeData(recovered=True, replayed=0)).to_bytes())
+    assert set(plain) == {"type", "id", "timestamp", "data"}
+    assert plain["type"] == "resume.completed"
+    assert plain["data"] == {"recovered": True, "replayed": 0}
+    data = ResumeData(
+        recovered=False,
+        replayed=3,
+        cursor="5f-9",
+        reason=ResumeReason.CURSOR_TOO_OLD,
+        missing=Missing(from_="5f-1", to="5f-4"),
+    )
+    told = json.loads(ResumeCompleted(data=data, reply_to="m").to_bytes())
+    assert told["reply_to"] == "m"
+    assert told["data"] == {
+        "recovered": False,
+        "replayed": 3,
+        "cursor": "5f-9",
+        "reason": "CURSOR_TOO_OLD",
+        "missing": {"from": "5f-1", "to": "5f-4"},
     }
 
 

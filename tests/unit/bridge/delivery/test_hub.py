@@ -54,7 +54,9 @@ class Scene:
     def __init__(self) -> None:
         self.turns = Turns()
         self.refused: list[tuple[bytes, bytes, EventError]] = []
-        self.flush = Flush(self.turns.call_soon, max_frames=100, max_bytes=10_000)
+        self.flush = Flush(
+            self.turns.call_soon, max_frames=100, max_bytes=10_000, clock=lambda: 0.0
+        )
         self.hub = Hub(
             Catalogue.load([own_events.__name__]),
             self.flush,
@@ -64,7 +66,7 @@ class Scene:
             reject=lambda *refused: self.refused.append(refused),
             max_size=MAX_SIZE,
         )
-        self.hub.stream_identity = b"5f"
+        self.hub.order.identity = b"5f"
 
     def publish(self, address: Address, payload: bytes | None = None, headers: bytes = b"") -> None:
         """Let an event come in on its subject, and end the iteration."""
@@ -327,5 +329,5 @@ class TestCursor:
 
     def test_without_a_known_stream_there_is_none(self, scene: Scene) -> None:
         """A sequence without the stream's identity would be no place to go on from."""
-        scene.hub.stream_identity = b""
+        scene.hub.order.identity = b""
         assert "cursor" not in self.delivered(scene, stored("7"))

@@ -1,44 +1,11 @@
-"""Outbox and flush: one write an iteration, order, waiting, bounds, the end."""
+"""Outbox and flush: one write an iteration, order, bounds, the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
-from bridge.delivery.outbox import Flush, Outbox
-from tests.support.scripted_nats import Turns
-
-MAX_FRAMES, MAX_BYTES = 3, 100
-
-
-class Connection:
-    """An outbox, what was written from it, and how often its owner was told of an overflow."""
-
-    def __init__(self) -> None:
-        self.writes: list[bytes] = []
-        self.overflows = 0
-        self.outbox = Outbox(self.writes.append, self._overflowed)
-
-    def _overflowed(self) -> None:
-        self.overflows += 1
-
-
-class Scene:
-    """A flush whose iterations a test ends."""
-
-    def __init__(self) -> None:
-        self.turns = Turns()
-        self.calls = 0
-        self.flush = Flush(self._call_soon, max_frames=MAX_FRAMES, max_bytes=MAX_BYTES)
-
-    def _call_soon(self, call: Callable[[], None]) -> None:
-        self.calls += 1
-        self.turns.call_soon(call)
-
-    def offer(self, connection: Connection, *frames: bytes) -> None:
-        for frame in frames:
-            self.flush.offer(connection.outbox, frame)
+from bridge.delivery.outbox import Outbox
+from tests.support.outboxes import MAX_BYTES, MAX_FRAMES, Connection, Scene
 
 
 @pytest.fixture
@@ -82,10 +49,12 @@ def test_the_next_iteration_writes_again(scene: Scene) -> None:
     assert one.writes == [b"1", b"2"]
 
 
-def test_a_paused_connection_waits_and_loses_nothing(scene: Scene) -> None:
-    """What is offered meanwhile is written in one piece when it can be written to again."""
+def test_a_blocked_connection_waits_and_loses_nothing(scene: Scene) -> None:
+    """What is offered meanwhile is written in one piece when it can be written to again, and from
+    then on the connection goes the straight way.
+    """
     one, other = Connection(), Connection()
-    scene.flush.pause(one.outbox)
+    scene.block(one)
     scene.offer(one, b"1")
     scene.turns.run()
     scene.offer(one, b"2")
@@ -93,50 +62,78 @@ def test_a_paused_connection_waits_and_loses_nothing(scene: Scene) -> None:
     scene.turns.run()
     assert one.writes == []
     assert other.writes == [b"x"]
-    scene.flush.resume(one.outbox)
+    scene.unblock(one)
     assert one.writes == [b"12"]
+    assert one.outbox.backlog is None
+    assert scene.flush.detours == set()
     scene.offer(one, b"3")
     scene.turns.run()
     assert one.writes == [b"12", b"3"]
 
 
-def test_a_pause_during_the_flush_holds_the_rest(scene: Scene) -> None:
-    """A write may fill the transport: from then on what is offered waits."""
+def test_a_block_during_the_flush_holds_the_rest(scene: Scene) -> None:
+    """A write may fill the transport: from then on what is offered waits, in its order."""
     writes: list[bytes] = []
 
     def write(data: bytes) -> None:
         writes.append(data)
-        scene.flush.pause(outbox)
+        scene.flush.detour(outbox).blocked = True
 
     outbox = Outbox(write, lambda: None)
     scene.flush.offer(outbox, b"1")
     scene.turns.run()
     scene.flush.offer(outbox, b"2")
+    scene.flush.offer(outbox, b"3")
     scene.turns.run()
     assert writes == [b"1"]
-    assert outbox.frames == [b"2"]
+    assert outbox.backlog is not None
+    outbox.backlog.unblock()
+    assert writes == [b"1", b"23"]
 
 
 @pytest.mark.parametrize(
     ("frames", "over"),
     [
-        ([b"x"] * MAX_FRAMES, False),
-        ([b"x"] * (MAX_FRAMES + 1), True),
+        ([b"x"] * (2 * MAX_FRAMES), False),
+        ([b"x"] * (2 * MAX_FRAMES + 1), True),
         ([b"x" * MAX_BYTES], False),
         ([b"x" * MAX_BYTES, b"x"], True),
         ([b"x" * (MAX_BYTES + 1)], True),
     ],
 )
-def test_a_paused_connection_over_its_bounds_is_told(
+def test_only_the_bridges_own_messages_can_overflow(
     scene: Scene, frames: list[bytes], over: bool
 ) -> None:
-    """Messages or bytes over the bound: the owner is told, and nothing is dropped in silence."""
+    """Twice the messages or the bytes of the bound: the owner is told once the flush is over, and
+    what fitted still waits in its order.
+    """
     one = Connection()
-    scene.flush.pause(one.outbox)
+    scene.block(one)
     scene.offer(one, *frames)
+    scene.flush.run()
+    assert one.overflows == 0
     scene.turns.run()
-    assert one.overflows == over
-    assert one.outbox.frames == frames
+    assert bool(one.overflows) == over
+    scene.unblock(one)
+    fitting = frames[: 2 * MAX_FRAMES] if len(frames) > 2 else frames[: 2 - over]
+    if len(frames[0]) > MAX_BYTES:
+        fitting = []
+    assert b"".join(one.writes) == b"".join(fitting)
+
+
+def test_events_over_the_bound_are_no_overflow(scene: Scene) -> None:
+    """They are conflated, healed or dropped, and counted; the connection stays."""
+    one = Connection()
+    scene.block(one)
+    for number in range(1, 10):
+        scene.event(one, number, b"%d" % number)
+    scene.turns.run()
+    assert one.overflows == 0
+    assert scene.flush.counts == {"healed": 9 - MAX_FRAMES}
+    scene.unblock(one, 9)
+    assert one.writes == [b"123"]
+    assert one.outbox.backlog is not None
+    assert one.outbox.backlog.lost_after == 3
 
 
 def test_a_connection_that_reads_has_no_bound_within_an_iteration(scene: Scene) -> None:
@@ -158,36 +155,72 @@ def test_one_overflow_leaves_the_others_alone(scene: Scene) -> None:
         scene.flush.forget(outbox)
 
     outbox = Outbox(lambda data: None, end)
-    scene.flush.pause(outbox)
-    scene.flush.pause(calm.outbox)
-    for _ in range(MAX_FRAMES + 1):
+    scene.flush.detour(outbox).blocked = True
+    scene.block(calm)
+    for _ in range(2 * MAX_FRAMES + 1):
         scene.flush.offer(outbox, b"x")
     scene.offer(calm, b"y")
     scene.turns.run()
     assert told == ["over"]
     assert outbox.frames == []
-    assert calm.outbox.frames == [b"y"]
+    assert outbox.backlog is None
+    assert scene.flush.detours == {calm.outbox}
+    scene.unblock(calm)
+    assert calm.writes == [b"y"]
     scene.flush.schedule()
     scene.turns.run()
     assert told == ["over"]
 
 
-def test_a_connection_that_is_over_takes_nothing(scene: Scene) -> None:
+def test_one_connection_that_fails_costs_the_others_nothing(scene: Scene) -> None:
+    """A write that raises is a fault of ours: its owner is told, the others get their frames."""
+    ends: list[str] = []
+
+    def fail(_: bytes) -> None:
+        raise RuntimeError("a fault")
+
+    broken, one = Outbox(fail, lambda: ends.append("over")), Connection()
+    scene.flush.offer(broken, b"1")
+    scene.offer(one, b"1")
+    scene.turns.run()
+    assert one.writes == [b"1"]
+    assert ends == ["over"]
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_a_connection_that_is_over_takes_nothing(scene: Scene, slow: bool) -> None:
     """What waits is let go of, and what is offered later is not kept or written."""
     one = Connection()
+    if slow:
+        scene.block(one)
+        scene.offer(one, b"0")
+        scene.turns.run()
     scene.offer(one, b"1")
     scene.flush.forget(one.outbox)
     scene.offer(one, b"2")
     scene.turns.run()
-    assert one.writes == []
-    assert one.outbox.frames == []
+    assert (one.writes, one.outbox.frames, one.outbox.backlog) == ([], [], None)
+    assert scene.flush.detours == set()
 
 
 def test_draining_writes_what_waits_now(scene: Scene) -> None:
     """Before a close frame, what was offered is written at once, and not again by the flush."""
     one = Connection()
     scene.offer(one, b"1", b"2")
-    one.outbox.drain()
-    one.outbox.drain()
+    scene.flush.drain(one.outbox)
+    scene.flush.drain(one.outbox)
     scene.turns.run()
     assert one.writes == [b"12"]
+
+
+def test_draining_a_slow_connection_writes_what_waits_in_order(scene: Scene) -> None:
+    """Also what was offered in this iteration, behind what waited longer."""
+    one = Connection()
+    scene.block(one)
+    scene.event(one, 1, b"1")
+    scene.turns.run()
+    scene.event(one, 2, b"2")
+    scene.offer(one, b"bye")
+    scene.flush.drain(one.outbox)
+    scene.turns.run()
+    assert b"".join(one.writes) == b"12bye"

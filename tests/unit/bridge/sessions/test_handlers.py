@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -163,6 +164,109 @@ class TestSubscribe:
         assert isinstance(effect.reply, Error)
         assert effect.reply.data.code is ErrorCode.MESSAGE_TOO_LARGE
         assert effect.reply.reply_to == "m"
+
+
+class TestStoredEvents:
+    """``cursor`` and ``history``: passed on to whoever replays, whatever they hold."""
+
+    def change(self, **data: Any) -> Change:
+        effect = act(json.dumps({"type": "subscribe", "id": "m", "data": data}))
+        assert isinstance(effect, Change)
+        return effect
+
+    def test_without_them_nothing_is_replayed(self) -> None:
+        """A plain ``subscribe`` is about what is to come."""
+        change = self.change(events=["review.*"])
+        assert (change.cursor, change.history) == (None, 0)
+
+    @pytest.mark.parametrize("cursor", ["5f-7", "", "no cursor at all", "é"])
+    def test_a_cursor_is_judged_where_it_is_read(self, cursor: str) -> None:
+        """A cursor that is none does not refuse the subscription: ``resume.completed`` tells."""
+        change = self.change(events=["review.*"], cursor=cursor)
+        assert change.cursor == cursor
+        assert list(change.patterns) == ["review.*"]
+
+    def test_a_number_of_events_is_passed_on(self) -> None:
+        """With the patterns that it is for."""
+        change = self.change(events=["review.*"], history=50)
+        assert (change.history, list(change.patterns)) == (50, ["review.*"])
+
+
+class TestPolicy:
+    """How often ephemeral events may come: kept or refused type by type."""
+
+    def judged(self, policy: object, *events: str) -> tuple[Change, dict[str, Any]]:
+        """The change, and what the acknowledgement says of the policy."""
+        message = {"type": "subscribe", "id": "m", "data": {"events": events, "policy": policy}}
+        effect = act(json.dumps(message))
+        assert isinstance(effect, Change)
+        answer = effect.replies[0]
+        assert isinstance(answer, SubscriptionAcknowledged)
+        assert answer.data.policy is not None
+        return effect, answer.data.policy
+
+    def test_a_pace_is_kept_and_told(self) -> None:
+        """As it is kept, with what the client left to the bridge."""
+        change, told = self.judged({"upload.progress": {"max_rate": 5}}, "upload.*")
+        assert change.paces == {"upload.progress": 5}
+        assert told == {
+            "applied": {"upload.progress": {"max_rate": 5, "keep": "latest"}},
+            "refused": {},
+        }
+
+    def test_null_takes_a_pace_back(self) -> None:
+        """Also of a type that had none."""
+        change, told = self.judged({"upload.progress": None}, "upload.*")
+        assert change.paces == {"upload.progress": None}
+        assert told == {"applied": {"upload.progress": None}, "refused": {}}
+
+    @pytest.mark.parametrize(
+        ("event_type", "pace", "reason"),
+        [
+            ("nothing.here", {"max_rate": 5}, "UNKNOWN_EVENT"),
+            ("upload.*", {"max_rate": 5}, "UNKNOWN_EVENT"),
+            ("nothing.here", None, "UNKNOWN_EVENT"),
+            ("review.updated", {"max_rate": 5}, "DURABLE"),
+            ("review.updated", None, "DURABLE"),
+            ("upload.progress", {}, "MALFORMED"),
+            ("upload.progress", [], "MALFORMED"),
+            ("upload.progress", 5, "MALFORMED"),
+            ("upload.progress", {"max_rate": 0}, "MALFORMED"),
+            ("upload.progress", {"max_rate": -1}, "MALFORMED"),
+            ("upload.progress", {"max_rate": 1001}, "MALFORMED"),
+            ("upload.progress", {"max_rate": "5"}, "MALFORMED"),
+            ("upload.progress", {"max_rate": True}, "MALFORMED"),
+            ("upload.progress", {"max_rate": None}, "MALFORMED"),
+            ("upload.progress", {"max_rate": 5, "keep": "first"}, "MALFORMED"),
+        ],
+    )
+    def test_each_refusal_has_its_reason(self, event_type: str, pace: Any, reason: str) -> None:
+        """The other types of the same message are kept to their pace all the same."""
+        change, told = self.judged(
+            {"file.processing": {"max_rate": 0.01}, event_type: pace}, "review.*"
+        )
+        assert told["refused"] == {event_type: reason}
+        assert change.paces == {"file.processing": 0.01}
+        assert list(change.patterns) == ["review.*"]
+
+    def test_a_policy_alone_is_no_failure(self) -> None:
+        """``events`` may be empty, to change paces and nothing else."""
+        change, _ = self.judged({"upload.progress": {"max_rate": 5}})
+        assert [reply.type for reply in change.replies] == ["subscription.acknowledged"]
+        assert change.patterns == {}
+
+    def test_events_of_which_none_is_accepted_fail_with_a_policy_too(self) -> None:
+        """The pace holds all the same, and the answer says so."""
+        change, told = self.judged({"upload.progress": {"max_rate": 5}}, "nothing.here")
+        assert [reply.type for reply in change.replies] == ["subscription.acknowledged", "error"]
+        assert told["applied"].keys() == {"upload.progress"}
+        assert change.paces == {"upload.progress": 5}
+
+    def test_a_long_unknown_type_is_cut(self) -> None:
+        """What a client wrote as a type is repeated in part only."""
+        _, told = self.judged({"x" * 1000: None}, "review.*")
+        (name,) = told["refused"]
+        assert len(name) == 64
 
 
 def test_unsubscribing_takes_patterns_as_they_were_written() -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from bridge.delivery.outbox import Flush, Outbox
+from bridge.sessions import keeper as keeper_module
 from bridge.sessions.keeper import Keeper
 from bridge.sessions.registry import Registry
 from bridge.settings import LimitSettings
@@ -28,8 +30,7 @@ class Connection:
         self.deadline = FAR
         self.signs = 0
         self.stalled_since: float | None = None
-        self.signs = 0
-        self.stalled_since: float | None = None
+        self.outbox = Outbox(lambda _: None, lambda: None)
         self.pings: list[float] = []
         self.deadlines = 0
         self.closes: list[CloseCode] = []
@@ -119,6 +120,22 @@ def test_a_connection_that_stays_stalled_is_closed(scene: Scene) -> None:
     scene.loop.advance(2)
     assert connection.closes == [SLOW_CONSUMER]
     assert other.closes == []
+
+
+def test_a_connection_off_the_straight_way_is_looked_after(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each tick, for as long as it has a backlog; the others cost nothing."""
+    slow, other = scene.join("a"), scene.join("b")
+    flush = Flush(lambda _: None, max_frames=1, max_bytes=1, clock=lambda: 0.0)
+    flush.detour(slow.outbox)
+    seen: list[object] = []
+    monkeypatch.setattr(keeper_module, "look_after", lambda session, now: seen.append(session))
+    scene.loop.advance(2)
+    flush.straighten(slow.outbox, 0)
+    scene.loop.advance(2)
+    assert seen == [slow, slow]
+    assert other.outbox.backlog is None
 
 
 def test_frames_that_are_no_messages_are_counted_by_tick(scene: Scene) -> None:

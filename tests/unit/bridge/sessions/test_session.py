@@ -2,153 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from bridge.broker.interests import Interests
-from bridge.broker.topics import Topics
-from bridge.delivery.hub import Hub
-from bridge.delivery.outbox import Flush
-from bridge.identity.grants import GrantPolicy
-from bridge.identity.tokens import Identity
-from bridge.limits.rates import SlidingWindow
-from bridge.sessions.handlers import Ask
-from bridge.sessions.registry import Registry
-from bridge.sessions.session import Session
 from bridge.sessions.states import State
-from bridge.sessions.surroundings import Introduction, Surroundings
-from bridge.settings import IdentitySettings, LimitSettings
-from schemas.catalogue import Catalogue
 from schemas.codes import RECONNECT
-from schemas.replies import Reply
-from schemas.subjects import Root, Subjects
-from tests.support.bus import envelope, to_user, topic
-from tests.support.scripted_nats import ScriptedNats, Turns
-from tests.support.scripted_peer import CLOSE, TEXT, Peer, client_frame
-
-CATALOGUE = Catalogue.load()
-SUBJECTS = Subjects()
-POLICY = GrantPolicy({}, CATALOGUE)
-PATIENCE, LINGER = 3.0, 2.0
-
-
-def person(user: str = "1", lifetime: float = 600) -> Identity:
-    return Identity(
-        user_id=user,
-        user=user,
-        role="user",
-        admin=False,
-        email=None,
-        name=None,
-        expires_at=time.time() + lifetime,
-        issued_at=None,
-        token_id=None,
-        grants=POLICY.default("user", user),
-    )
-
-
-class House:
-    """What sessions share, on a scripted NATS."""
-
-    def __init__(self) -> None:
-        self.nats = ScriptedNats()
-        self.turns = Turns()
-        self.failed: list[str] = []
-        limits = LimitSettings(linger=LINGER)
-        identity = IdentitySettings.from_environment({"BRIDGE_JWT_SECRET": "x" * 32})
-        self.interests = Interests(
-            self.nats,
-            self.nats.receivers,
-            clock=self.nats.clock,
-            call_soon=self.turns.call_soon,
-            linger=LINGER,
-            patience=PATIENCE,
-        )
-        self.hub = Hub(
-            CATALOGUE,
-            Flush(self.turns.call_soon, max_frames=100, max_bytes=1 << 20),
-            live_root="live",
-            events_root="events",
-            stream_header=b"Nats-Stream: EVENTS\r\n",
-            reject=lambda subject, payload, error: None,
-            max_size=65_536,
-        )
-        self.registry = Registry(max_connections=100, max_per_user=3)
-        self.env = Surroundings(
-            catalogue=CATALOGUE,
-            limits=limits,
-            identity=identity,
-            hub=self.hub,
-            interests=self.interests,
-            topics=Topics(self.interests, SUBJECTS, clock=self.nats.clock, linger=LINGER),
-            registry=self.registry,
-            rates=SlidingWindow(100, 60),
-            verify=self._verify,
-            is_revoked=lambda identity: False,
-            ask=self._ask,
-            failed_handshake=self.failed.append,
-            user_subject=lambda token: f"live.user.{token}.>",
-            spawn=self._spawn,
-            clock=self.nats.clock,
-            wall=self.nats.clock,
-        )
-
-    async def _verify(self, token: str) -> Identity:
-        return person(token)
-
-    async def _ask(self, ask: Ask, identity: Identity) -> Reply:
-        raise AssertionError("no commands here")
-
-    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        with pytest.raises(StopIteration):
-            coroutine.send(None)
-
-    def publish(self, address: Any) -> str:
-        """Publish an event, let it come in, and return its id."""
-        event = envelope(address)
-        self.nats.publish(SUBJECTS.event(Root.LIVE, address), json.dumps(event).encode())
-        self.nats.deliver_all()
-        self.turns.run()
-        return str(event["id"])
-
-    def answer(self) -> None:
-        """End the iteration, with NATS answering all."""
-        self.turns.run()
-        self.nats.answer()
-        self.turns.run()
-
-    def pass_time(self, seconds: float) -> None:
-        """Let time pass, with a tick at its end."""
-        self.nats.now += seconds
-        self.env.topics.tick()
-        self.interests.tick()
-        self.answer()
-
-
-class Visitor:
-    """A client of the house."""
-
-    def __init__(self, house: House, identity: Identity | None = None) -> None:
-        self.house = house
-        self.peer = Peer()
-        self.session = Session(house.env, self.peer.socket, Introduction(address="192.0.2.1"))
-        if identity is not None:
-            self.session.identify(identity)
-
-    def say(self, kind: str, **data: Any) -> None:
-        self.peer.send(client_frame(TEXT, json.dumps({"type": kind, "data": data}).encode()))
-        self.house.turns.run()
-
-    @property
-    def heard(self) -> list[str]:
-        """The type of each message that came, or its id for an event."""
-        told = [json.loads(data) for opcode, data in self.peer.transport.frames if opcode == TEXT]
-        return [each["id"] if each["type"] in CATALOGUE else each["type"] for each in told]
+from tests.support.bus import to_user, topic
+from tests.support.house import LINGER, PATIENCE, POLICY, House, Visitor, person
+from tests.support.scripted_peer import CLOSE, client_frame
 
 
 @pytest.fixture
@@ -280,14 +142,56 @@ def test_the_fourth_connection_takes_the_place_of_the_oldest(house: House) -> No
     assert all(each.heard == ["connection.established"] for each in visitors[1:])
 
 
-def test_a_client_that_overflows_is_closed_with_a_code(house: House) -> None:
-    """What does not fit is not dropped in silence: 4002, and the others get theirs."""
+def test_events_for_a_client_that_stalls_are_conflated_not_the_end(house: House) -> None:
+    """Of more than fits, the newest comes once it reads again, and the others got every one."""
     slow, other = Visitor(house, person()), Visitor(house, person())
     house.answer()
-    slow.peer.socket.pause_writing()
+    slow.stall()
     events = [house.publish(to_user("1", "upload.progress", "7")) for _ in range(101)]
-    assert slow.peer.closes == [(4002, "SLOW_CONSUMER")]
+    assert slow.peer.closes == []
     assert other.heard[1:] == events
+    slow.read()
+    assert slow.heard[1:] == events[-1:]
+    assert house.hub.flush.counts == {"conflated": 100}
+    assert house.hub.flush.detours == set()
+
+
+def test_a_client_that_stalls_for_its_own_answers_is_closed_with_a_code() -> None:
+    """Answers are never dropped: over twice the bound of messages it is 4002; others stay."""
+    small = House(queue=5)
+    slow, other = Visitor(small, person()), Visitor(small, person())
+    small.answer()
+    slow.stall()
+    for _ in range(11):
+        slow.say("ping")
+    assert slow.peer.closes == [(4002, "SLOW_CONSUMER")]
+    event = small.publish(to_user("1", "upload.progress", "7"))
+    assert other.heard[1:] == [event]
+    assert small.hub.flush.detours == set()
+
+
+def test_events_that_were_dropped_are_told_once_by_number() -> None:
+    """Behind what waited: how many of which type, with no range and nothing to recover."""
+    small = House(queue=3)
+    visitor = Visitor(small, person())
+    small.answer()
+    visitor.stall()
+    draft = {"text": "words"}
+    events = [small.publish(to_user("1", "invoice.draft"), draft) for _ in range(8)]
+    visitor.read()
+    assert visitor.heard[1:] == [*events[-3:], "gap"]
+    assert visitor.told("gap") == [
+        {
+            "from": None,
+            "to": None,
+            "reason": "SLOW_CONSUMER",
+            "recoverable": False,
+            "dropped": {"invoice.draft": 5},
+        }
+    ]
+    visitor.stall()
+    visitor.read()
+    assert len(visitor.told("gap")) == 1
 
 
 def test_without_grants_direct_events_are_kept_back(house: House) -> None:

@@ -1,0 +1,279 @@
+"""Keeps this bridge at one with the stream: finds what did not come in, and delivers it in turn.
+
+After a break between NATS and the bridge, or when an event of a subject is missing, what was missed
+is read from the stream. While that runs, durable events that come in are kept back, so that clients
+get all of them once and in order. What can't be read any more is told. Ephemeral events are not
+kept back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from bridge.broker.history import EVERYTHING, History, Stored
+from bridge.broker.streams import Head, Stream
+from bridge.errors import BrokerUnavailable
+from schemas.codes import GapReason
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 128
+"""Messages that are read at a time."""
+SLICE: Final = 32
+"""Messages that are delivered in one loop iteration: less than half a millisecond of work."""
+PATIENCE: Final = 10.0
+"""Seconds that JetStream has to come back after NATS has; then delivery goes on without."""
+
+Tell = Callable[[int | None, int | None, GapReason], None]
+"""Tells every client what it misses: after the first sequence, up to the second if it is known."""
+
+
+class Sink(Protocol):
+    """Where events are delivered, in order; see :class:`bridge.delivery.order.StreamOrder`."""
+
+    @property
+    def position(self) -> int: ...
+
+    def begin(self, identity: bytes, position: int) -> None: ...
+
+    def rise(self, position: int) -> None: ...
+
+    def fall(self, position: int) -> None: ...
+
+    def detain(self, anew: bool = False) -> None: ...
+
+    def release(self, upto: int) -> bool: ...
+
+    def excuse(self, upto: int) -> None: ...
+
+    def settle(self, subject: bytes, upto: int) -> None: ...
+
+    def first_detained(self) -> int | None: ...
+
+    def last_detained(self) -> int: ...
+
+    def pass_by(self, subject: bytes, headers: bytes, payload: bytes) -> None: ...
+
+
+@dataclass(slots=True)
+class _Job:
+    """Stored events of a subject to deliver: after a sequence, up to another or the stream's end.
+
+    Where ``as_of`` is set, clients have events after these already: these get its cursor, so that
+    nobody goes back by them.
+    """
+
+    after: int
+    upto: int | None = None
+    as_of: int | None = None
+
+
+class Continuity:
+    """Closes the gaps between the stream and this bridge."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        history: History,
+        sink: Sink,
+        *,
+        name: str,
+        roots: tuple[str, str],
+        confirmed: Callable[[], Coroutine[Any, Any, bool]],
+        tell: Tell,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        """``name`` is the stream's, ``roots`` those of stored and of live subjects. ``confirmed``
+        waits until NATS has every interest and returns whether it does.
+        """
+        self._stream: Final = stream
+        self._history: Final = history
+        self._sink: Final = sink
+        self._name: Final = name.encode()
+        self._events, self._live = (f"{root}.".encode() for root in roots)
+        self._confirmed: Final = confirmed
+        self._tell: Final = tell
+        self._spawn: Final = spawn
+        self._jobs: Final[dict[str, _Job]] = {}
+        self._up = asyncio.Event()
+        self._breaks = 0
+        self._running = False
+        self._watching = False
+        self._settled: tuple[str, int, int] | None = None
+        self._identity = ""
+        self._left = 0
+        self.completed = 0
+        """How many times what was missed has been read to its end."""
+        self.recovered = 0
+        """How many stored events were looked at for that."""
+
+    @property
+    def state(self) -> str:
+        """What is being caught up with, in words; empty when nothing is."""
+        return f"reading what was missed, {self._left} to go" if self._running else ""
+
+    def on_down(self) -> None:
+        """The connection is gone: what comes in after it must wait for what is missed now."""
+        self._up.clear()
+        self._breaks += 1
+        if self._identity:
+            self._sink.detain(anew=True)
+            if EVERYTHING not in self._jobs:
+                position = self._sink.position
+                for job in self._jobs.values():
+                    job.upto = min(job.upto or position, position)
+                self._jobs[EVERYTHING] = _Job(position)
+
+    def on_up(self) -> None:
+        """The connection is there, and everything is being subscribed to."""
+        self._up.set()
+        self._start()
+
+    def on_missed(self, subject: str, after: int, upto: int) -> None:
+        """Events of this live subject between two sequences did not come; the sink keeps back what
+        follows them.
+        """
+        log.warning("an event did not come in; reading it from the stream")
+        stored = self._events.decode() + subject.removeprefix(self._live.decode())
+        self._jobs.setdefault(stored, _Job(after, upto, self._sink.position))
+        self._start()
+
+    def tick(self) -> None:
+        """Look at the stream from time to time: whether it is there, and how far it reaches."""
+        if not self._watching and self._up.is_set():
+            self._watching = True
+            self._spawn(self._watch())
+
+    async def look(self) -> Head:
+        """Look at the stream, and notice when it is another one.
+
+        Raises :class:`BrokerUnavailable`, also for a stream that events can't be read from.
+        """
+        head = await self._stream.look()
+        if head.identity != self._identity:
+            if self._identity:
+                log.warning("the stream is another one than before")
+                self._jobs.clear()
+                self._tell(None, None, GapReason.STREAM_REPLACED)
+            self._identity = head.identity
+            self._sink.begin(head.identity.encode(), head.last)
+        if self._stream.problem:
+            raise BrokerUnavailable(self._stream.problem)
+        return head
+
+    async def _watch(self) -> None:
+        try:
+            reached, breaks = self._sink.position, self._breaks
+            head = await self.look()
+            if self._running:
+                return
+            if reached > head.last:
+                self._sink.fall(head.last)
+            # What the stream had a look ago has come in by now, if the connection held.
+            settled, self._settled = self._settled, (head.identity, breaks, head.last)
+            if settled is not None and settled[:2] == (head.identity, self._breaks):
+                self._sink.rise(settled[2])
+        except BrokerUnavailable:
+            pass  # the stream's problem says it
+        finally:
+            self._watching = False
+
+    def _start(self) -> None:
+        if self._jobs and not self._running:
+            self._running = True
+            self._spawn(self._run())
+
+    async def _run(self) -> None:
+        try:
+            await self._read_all()
+            self.completed += 1
+        finally:
+            self._running = False
+            self._left = 0
+
+    async def _read_all(self) -> None:
+        loop = asyncio.get_running_loop()
+        since: tuple[int, int] | None = None
+        gives_up = 0.0
+        while self._jobs:
+            await self._up.wait()
+            breaks = self._breaks
+            if EVERYTHING in self._jobs:
+                # What is kept back from here on and what is read after it are everything.
+                self._sink.detain()
+            try:
+                head = await self._read_jobs()
+            except BrokerUnavailable as problem:
+                if since != (self._breaks, self.recovered):
+                    since = (self._breaks, self.recovered)
+                    gives_up = loop.time() + PATIENCE
+                if loop.time() >= gives_up:
+                    self._give_up(problem)
+                else:
+                    await asyncio.sleep(0.1 + random.random() / 4)  # noqa: S311  # a jitter
+                continue
+            if breaks != self._breaks:
+                continue
+            whole = EVERYTHING in self._jobs  # not when the stream was another one
+            self._settle()
+            if not self._sink.release(head.last if whole else 0):
+                # More came meanwhile than may wait: all of it is in the stream.
+                self._jobs[EVERYTHING] = _Job(head.last if whole else self._sink.position)
+
+    async def _read_jobs(self) -> Head:
+        if not await self._confirmed():
+            raise BrokerUnavailable("NATS does not confirm the subscriptions")
+        head = await self.look()
+        for subject, job in list(self._jobs.items()):
+            await self._read(subject, job, head)
+        return head
+
+    async def _read(self, subject: str, job: _Job, head: Head) -> None:
+        upto = head.last if job.upto is None else job.upto
+        if head.first > job.after + 1:
+            self._tell(job.after, min(head.first - 1, upto), GapReason.RETENTION)
+            job.after = head.first - 1
+        while job.after < upto:
+            self._left = upto - job.after
+            batch = await self._history.read(subject, job.after, BATCH)
+            for count, stored in enumerate(batch.messages, 1):
+                if stored.sequence > upto:
+                    break
+                self._deliver(stored, job.as_of or stored.sequence)
+                job.after = stored.sequence
+                if count % SLICE == 0:
+                    await asyncio.sleep(0)
+            else:
+                if batch.messages and batch.pending:
+                    continue
+            job.after = upto
+
+    def _deliver(self, stored: Stored, sequence: int) -> None:
+        self.recovered += 1
+        if stored.subject.startswith(self._events):
+            live = self._live + stored.subject[len(self._events) :]
+            headers = b"NATS/1.0\r\nNats-Stream: %b\r\nNats-Sequence: %d\r\n\r\n"
+            self._sink.pass_by(live, headers % (self._name, sequence), stored.payload)
+
+    def _settle(self) -> None:
+        """What there is to do is done: nobody is to look for it again."""
+        for subject, job in self._jobs.items():
+            if job.upto is not None:
+                stored = subject.encode()
+                self._sink.settle(self._live + stored[len(self._events) :], job.upto)
+        self._jobs.clear()
+
+    def _give_up(self, problem: BrokerUnavailable) -> None:
+        log.warning("what was missed can't be read: %s; delivery goes on without it", problem)
+        after = min(job.after for job in self._jobs.values()) if self._jobs else 0
+        first = self._sink.first_detained()
+        self._tell(after, None if first is None else first - 1, GapReason.UNAVAILABLE)
+        self._settle()
+        self._sink.excuse(self._sink.last_detained())
+        while not self._sink.release(0):
+            self._sink.detain()

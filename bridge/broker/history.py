@@ -1,0 +1,145 @@
+"""Reading stored events: batched Direct Get, stateless, in the stream's order (NATS ADR-31).
+
+A request names a subject filter, a sequence to begin at, and how many; the answers come back on an
+inbox of this bridge, past nats-py like everything that may be much. No consumer is made, so a
+thousand clients that come back at once leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from dataclasses import dataclass, field
+from typing import Final
+
+from bridge.broker.connection import Connection
+from bridge.broker.interests import Interests
+from bridge.errors import BrokerUnavailable
+
+MAX_BATCH_BYTES: Final = 1024 * 1024
+"""Bytes after which nats-server ends a batch."""
+
+EVERYTHING: Final = ">"
+"""The filter of a whole stream: nats-server reads it several times faster than the stream's own
+subject, which it matches with each message."""
+
+_STATUS: Final = b"NATS/1.0 "
+_SUBJECT: Final = b"Nats-Subject: "
+_SEQUENCE: Final = b"\r\nNats-Sequence: "
+_PENDING: Final = b"Nats-Num-Pending: "
+_END, _NONE, _NOBODY = b"204", b"404", b"503"
+
+
+@dataclass(slots=True)
+class Stored:
+    """One message of the stream."""
+
+    sequence: int
+    subject: bytes
+    payload: bytes
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one request brought. ``pending`` is how many that match come after these."""
+
+    messages: list[Stored] = field(default_factory=list)
+    pending: int = 0
+
+
+class History:
+    """The stored events of one stream."""
+
+    def __init__(
+        self, connection: Connection, interests: Interests, stream: str, timeout: float
+    ) -> None:
+        """``timeout`` is the longest wait for a batch, in seconds."""
+        self._connection: Final = connection
+        self._interests: Final = interests
+        self._subject: Final = f"$JS.API.DIRECT.GET.{stream}".encode()
+        self._inbox: Final = f"_INBOX.bridge-{secrets.token_hex(8)}"
+        self._timeout: Final = timeout
+        self._next = 0
+        self._asked: Final[dict[bytes, tuple[Batch, asyncio.Future[None]]]] = {}
+
+    def open(self) -> None:
+        """Hold the inbox; whoever reads waits for its confirmation first."""
+        self._interests.hold(f"{self._inbox}.*", self._on_answer)
+
+    def on_down(self) -> None:
+        """The connection is gone, and with it every answer that was on its way."""
+        for _, done in self._asked.values():
+            if not done.done():
+                done.set_exception(BrokerUnavailable("the connection to NATS is gone"))
+
+    async def read(self, subject: str, after: int, most: int) -> Batch:
+        """Return the next stored messages of a subject after a sequence.
+
+        Raises :class:`BrokerUnavailable`.
+        """
+        if not self._connection.is_up:
+            raise BrokerUnavailable("there is no connection to NATS")
+        self._next += 1
+        number = b"%d" % self._next
+        batch = Batch()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._asked[number] = (batch, done)
+        request = json.dumps(
+            {
+                "seq": after + 1,
+                "batch": most,
+                "max_bytes": MAX_BATCH_BYTES,
+                "next_by_subj": subject,
+            }
+        ).encode()
+        self._connection.write(
+            b"PUB %b %b.%b %d\r\n%b\r\n"
+            % (self._subject, self._inbox.encode(), number, len(request), request)
+        )
+        try:
+            async with asyncio.timeout(self._timeout):
+                await done
+        except TimeoutError:
+            raise BrokerUnavailable("JetStream does not answer") from None
+        finally:
+            del self._asked[number]
+        return batch
+
+    def _on_answer(self, subject: bytes, headers: bytes, payload: bytes) -> None:
+        asked = self._asked.get(subject[subject.rfind(b".") + 1 :])
+        if asked is None:
+            return  # nobody waits for it any more
+        batch, done = asked
+        if headers.startswith(_STATUS):
+            self._end(headers, batch, done)
+            return
+        at = headers.rfind(_SEQUENCE)
+        name = headers.rfind(_SUBJECT, 0, at)
+        if at < 0 or name < 0:
+            return
+        start = at + len(_SEQUENCE)
+        batch.messages.append(
+            Stored(
+                int(headers[start : headers.find(b"\r", start)]),
+                headers[name + len(_SUBJECT) : headers.find(b"\r", name)],
+                payload,
+            )
+        )
+
+    def _end(self, headers: bytes, batch: Batch, done: asyncio.Future[None]) -> None:
+        if done.done():
+            return
+        status = headers[len(_STATUS) : len(_STATUS) + 3]
+        if status == _END:
+            at = headers.find(_PENDING)
+            if at >= 0:
+                batch.pending = int(headers[at + len(_PENDING) : headers.find(b"\r", at)])
+            done.set_result(None)
+        elif status == _NONE:
+            done.set_result(None)
+        elif status == _NOBODY:
+            done.set_exception(BrokerUnavailable("JetStream is not there"))
+        else:
+            words = headers[len(_STATUS) :].split(b"\r", 1)[0].decode("utf-8", "replace")
+            done.set_exception(BrokerUnavailable(f"JetStream refuses: {words}"))

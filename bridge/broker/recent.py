@@ -1,0 +1,169 @@
+"""One reading of the stream for many replays: what a crowd that comes back at once has missed.
+
+nats-server looks for the messages of one subject by going through the others, so a thousand clients
+that each read their own cost it a thousand times the way. When a crowd waits, the stretch of the
+stream that they all need is read once, whole, and sifted here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_right
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+from bridge.broker.history import EVERYTHING, Batch, History, Stored
+from schemas.patterns import ANY
+
+CROWD: Final = 8
+"""Replays from which on it pays to read together."""
+MAX_SPAN: Final = 250_000
+"""Sequences that are read together at the most."""
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""Bytes of subjects and payloads that are kept meanwhile, at the most."""
+OVERHEAD: Final = 200
+"""Bytes of memory that a kept message costs beside them."""
+BATCH: Final = 128
+FREED: Final = 500
+"""Messages that are let go of in one loop iteration."""
+
+_Messages = dict[str, list[Stored]]
+
+
+class Reader(Protocol):
+    """Reads stored events; see :meth:`History.read`."""
+
+    async def read(self, subject: str, after: int, most: int) -> Batch: ...
+
+
+class Stretch:
+    """Everything that is stored after one sequence, up to another, by whom it may be for."""
+
+    def __init__(self, root: str, identity: str, after: int) -> None:
+        self._root: Final = root
+        self.identity: Final = identity
+        self.low = self.high = after
+        self.bytes = 0
+        self.messages: _Messages = {}
+
+    def has(self, identity: str, after: int, upto: int) -> bool:
+        """Whether all of this is here."""
+        return identity == self.identity and self.low <= after and upto <= self.high
+
+    async def read(self, subject: str, after: int, most: int) -> Batch:
+        """Return the next messages of a subject after a sequence, of those that are kept."""
+        name = subject.removeprefix(self._root)
+        resource = ""
+        if name.startswith("topic.") and not name.endswith(">"):
+            name, _, resource = name.rpartition(".")
+        elif name.endswith(".>"):
+            name = name[:-2]
+        kept = self.messages.get(name, [])
+        at = bisect_right(kept, after, key=_sequence)
+        if resource in ("", ANY):
+            found = kept[at : at + most]
+            return Batch(found, len(kept) - at - len(found))
+        tail = f".{resource}".encode()
+        matching = [each for each in kept[at:] if each.subject.endswith(tail)]
+        return Batch(matching[:most], max(0, len(matching) - most))
+
+    def keep(self, messages: _Messages, stored: Stored) -> None:
+        """Sort a message in; it comes after those that are there."""
+        self.bytes += len(stored.subject) + len(stored.payload) + OVERHEAD
+        name = stored.subject.decode("utf-8", "replace").removeprefix(self._root)
+        audience, _, rest = name.partition(".")
+        if audience == "topic":
+            messages.setdefault(audience, []).append(stored)
+            messages.setdefault(name.rpartition(".")[0], []).append(stored)
+        elif audience == "user":
+            messages.setdefault(f"user.{rest.partition('.')[0]}", []).append(stored)
+        else:
+            messages.setdefault(audience, []).append(stored)
+
+    def put_before(self, messages: _Messages, after: int) -> None:
+        """Take in what comes before all that is here."""
+        for name, some in messages.items():
+            self.messages[name] = some + self.messages.get(name, [])
+        self.low = after
+
+
+class Recent:
+    """The stretch of the stream that a crowd of replays needs, kept for as long as they do."""
+
+    def __init__(
+        self,
+        history: History,
+        root: str,
+        crowd: Callable[[], int],
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        """``root`` is that of stored subjects; ``crowd`` tells how many replays are under way."""
+        self._history: Final = history
+        self._root: Final = f"{root}."
+        self._crowd: Final = crowd
+        self._spawn: Final = spawn
+        self._lock: Final = asyncio.Lock()
+        self._stretch = Stretch(self._root, "", 0)
+
+    async def reader(self, identity: str, after: int, upto: int) -> Reader:
+        """Return what to read this from: what is kept, where that pays, else the stream itself.
+
+        Raises :class:`BrokerUnavailable`.
+        """
+        if self._stretch.has(identity, after, upto):
+            return self._stretch
+        if self._crowd() < CROWD or upto - after > MAX_SPAN:
+            return self._history
+        async with self._lock:
+            if not self._stretch.has(identity, after, upto):
+                await self._cover(identity, after, upto)
+            stretch = self._stretch
+        return stretch if stretch.has(identity, after, upto) else self._history
+
+    def tick(self) -> None:
+        """Let go of everything when nobody reads any more."""
+        if self._stretch.messages and not self._crowd() and not self._lock.locked():
+            messages = self._stretch.messages
+            self._stretch = Stretch(self._root, "", 0)
+            self._spawn(_discard(messages))
+
+    async def _cover(self, identity: str, after: int, upto: int) -> None:
+        stretch = self._stretch
+        if (
+            identity != stretch.identity
+            or after > stretch.high
+            or upto - min(after, stretch.low) > MAX_SPAN
+        ):
+            # Whoever reads from the other one goes on with it.
+            stretch = self._stretch = Stretch(self._root, identity, after)
+        if after < stretch.low:
+            before: _Messages = {}
+            if await self._read_on(stretch, before, after, stretch.low) < stretch.low:
+                return
+            stretch.put_before(before, after)
+        stretch.high = await self._read_on(stretch, stretch.messages, stretch.high, upto)
+
+    async def _read_on(self, stretch: Stretch, messages: _Messages, after: int, upto: int) -> int:
+        """Keep what is stored after a sequence, up to another; return how far that went."""
+        while after < upto and stretch.bytes < MAX_BYTES:
+            batch = await self._history.read(EVERYTHING, after, BATCH)
+            for stored in batch.messages:
+                if stored.sequence <= upto:
+                    stretch.keep(messages, stored)
+            if not batch.messages or not batch.pending:
+                return upto
+            after = min(upto, batch.messages[-1].sequence)
+        return after
+
+
+async def _discard(messages: _Messages) -> None:
+    """Free messages a few at a time: a hundred thousand at once hold up everything."""
+    while messages:
+        _, some = messages.popitem()
+        while some:
+            del some[-FREED:]
+            await asyncio.sleep(0)
+
+
+def _sequence(stored: Stored) -> int:
+    return stored.sequence

@@ -1,0 +1,213 @@
+"""Durable events in the stream's order, each once: what may go on now, and what has to wait.
+
+Live events of one stream come in its order on one connection, so the highest sequence that was seen
+says where everybody is. While the bridge reads from the stream what it missed, events are kept back
+here. That one did not come shows by the next of its subject, which names the one before it
+(``Nats-Last-Sequence``, NATS ADR-28).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+MAX_DETAINED: Final = 4096
+MAX_DETAINED_BYTES: Final = 8 * 1024 * 1024
+"""Durable events that may wait while the bridge reads what it missed."""
+REMEMBERED: Final = 8192
+"""Subjects whose last sequence is remembered; up to twice as many."""
+MAX_SEQUENCE_DIGITS: Final = 20
+"""A stream's sequence is an unsigned 64-bit number."""
+
+SEQUENCE: Final = b"Nats-Sequence: "
+
+Message = tuple[bytes, bytes, bytes]
+"""A live subject, a header block, a payload."""
+
+
+class StreamOrder:
+    """Where this bridge is in the stream.
+
+    The hub inlines the common case, in which only ``latest`` is written: ``gate`` is off, and the
+    event is the first of its subject.
+    """
+
+    __slots__ = (
+        "_bytes",
+        "_deliver",
+        "_detained",
+        "_excused",
+        "_floor",
+        "_older",
+        "_overran",
+        "_since",
+        "_skip_to",
+        "gate",
+        "identity",
+        "last",
+        "latest",
+        "on_begin",
+        "on_missed",
+    )
+
+    def __init__(
+        self, deliver: Callable[[bytes, bytes, bytes], None], since: Callable[[bytes], int | None]
+    ) -> None:
+        """``deliver`` takes a message on; ``since`` returns the sequence after which somebody has
+        wanted a live subject, None where nobody does.
+        """
+        self._deliver: Final = deliver
+        self._since: Final = since
+        self._detained: list[Message] | None = None
+        self._bytes = 0
+        self._overran = False
+        self._floor = 0
+        self._skip_to = 0
+        self._excused = 0
+        self._older: dict[bytes, bytes] = {}
+        self.last: dict[bytes, bytes] = {}
+        """By live subject, the sequence of the last event that came; in digits."""
+        self.latest = b"0"
+        """The sequence of the last event that came; in digits."""
+        self.gate = False
+        """Each event has to ask :meth:`admits`."""
+        self.identity = b""
+        """What cursors begin with; while it is empty, events have none."""
+        self.on_missed: Callable[[str, int, int], None] = lambda subject, after, upto: None
+        """Takes a live subject, and between which sequences an event of it did not come."""
+        self.on_begin: Callable[[], None] = lambda: None
+        """Called when the stream is another one."""
+
+    @property
+    def position(self) -> int:
+        """The sequence up to which everything that was wanted has been offered."""
+        return max(int(self.latest), self._floor)
+
+    def rise(self, position: int) -> None:
+        """Everything up to this sequence has come, wanted or not."""
+        self._floor = max(self._floor, position)
+
+    def fall(self, position: int) -> None:
+        """The stream does not reach further than this: what said so was no event of it."""
+        self.latest, self._floor = b"%d" % position, position
+
+    def begin(self, identity: bytes, position: int) -> None:
+        """The stream is another one, or seen for the first time: sequences begin anew."""
+        self.identity = identity
+        self.latest, self._floor = b"0", position
+        self._skip_to = self._excused = 0
+        self.last, self._older = {}, {}
+        self._set_gate()
+        self.on_begin()
+
+    # What was missed is being read: events wait.
+
+    def detain(self, anew: bool = False) -> None:
+        """Keep durable events back from here on; ``anew`` forgets those that are kept already."""
+        if anew or self._detained is None or self._overran:
+            self._detained, self._bytes, self._overran = [], 0, False
+        self._set_gate()
+
+    def release(self, upto: int) -> bool:
+        """Everything up to this sequence was delivered: go on with what came since.
+
+        Returns False when that did not fit: then more has to be read from the stream.
+        """
+        if self._overran:
+            return False
+        self.rise(upto)
+        self.excuse(upto)
+        self._skip_to = max(self._skip_to, upto)
+        held, self._detained = self._detained or [], None
+        self._set_gate()
+        for message in held:
+            if self._detained is None:
+                self._deliver(*message)
+            else:
+                self._detain_one(message)  # something is missing in between
+        return True
+
+    def pass_by(self, subject: bytes, headers: bytes, payload: bytes) -> None:
+        """Deliver an event that was read from the stream, past those that wait."""
+        held, self._detained = self._detained, None
+        self._set_gate()
+        try:
+            self._deliver(subject, headers, payload)
+        finally:
+            if held is not None:
+                self._detained = held
+            self._set_gate()
+
+    def excuse(self, upto: int) -> None:
+        """Whatever did not come up to this sequence has been dealt with."""
+        self._excused = max(self._excused, upto)
+
+    def settle(self, subject: bytes, upto: int) -> None:
+        """Whatever did not come of one live subject, up to a sequence, has been dealt with."""
+        self.last[subject] = b"%d" % upto
+
+    def first_detained(self) -> int | None:
+        """Return the sequence of the first event that is kept back; None where there is none."""
+        return _sequence_of(self._detained[0][1]) if self._detained else None
+
+    def last_detained(self) -> int:
+        """Return the sequence of the last event that is kept back, 0 where there is none."""
+        return _sequence_of(self._detained[-1][1]) if self._detained else 0
+
+    # One event.
+
+    def admits(self, subject: bytes, headers: bytes, payload: bytes, sequence: bytes) -> bool:
+        """Whether an event may go on; else it is kept back, or has come before."""
+        if self._detained is not None:
+            self._detain_one((subject, headers, payload))
+            return False
+        if int(sequence) <= self._skip_to:
+            return False
+        self._skip_to = 0
+        self._set_gate()
+        return True
+
+    def follows(self, subject: bytes, headers: bytes, payload: bytes, before: bytes) -> bool:
+        """Whether the event of this subject with the sequence ``before`` has come, as it should.
+
+        Where it has not, this one is kept back, and :attr:`on_missed` hears of it.
+        """
+        known = self.last.get(subject) or self._older.get(subject)
+        if known is None or known == before or not self._is_missing(subject, known, before):
+            return True
+        self.detain()
+        self._detain_one((subject, headers, payload))
+        self.on_missed(subject.decode(), int(known), int(before))
+        return False
+
+    def age(self) -> None:
+        """Forget the subjects that have not come for longest.
+
+        Those with one event only are never remembered: most have no second one.
+        """
+        self._older, self.last = self.last, {}
+
+    def _is_missing(self, subject: bytes, known: bytes, before: bytes) -> bool:
+        if not before.isdigit() or len(before) > MAX_SEQUENCE_DIGITS:
+            return False
+        if int(before) <= max(int(known), self._excused):
+            return False
+        since = self._since(subject)
+        return since is not None and int(known) > since  # else nobody here wanted it then
+
+    def _detain_one(self, message: Message) -> None:
+        detained = self._detained
+        if self._overran or detained is None:
+            return
+        detained.append(message)
+        self._bytes += sum(map(len, message))
+        if len(detained) > MAX_DETAINED or self._bytes > MAX_DETAINED_BYTES:
+            self._detained, self._overran = [], True
+
+    def _set_gate(self) -> None:
+        self.gate = self._detained is not None or self._skip_to > 0
+
+
+def _sequence_of(headers: bytes) -> int:
+    start = headers.rfind(SEQUENCE) + len(SEQUENCE)
+    return int(headers[start : headers.find(b"\r", start)])

@@ -1,0 +1,162 @@
+"""What takes a session's deliveries off the straight way, and back: a client that reads too slowly,
+stored events, a slower pace.
+
+Called by the session from the event loop. The rules of what waits are in
+:mod:`bridge.delivery.backlog`; here is what follows from them for the session.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final
+
+from bridge.delivery.pacing import Pace
+from bridge.sessions.orders import Key, Order
+from bridge.sessions.replay import Replay
+from schemas.codes import GapReason
+from schemas.cursors import Cursor
+from schemas.replies import Gap, GapData
+
+if TYPE_CHECKING:
+    from bridge.sessions.session import Session
+
+SUBSCRIBES_WITHIN: Final = 15.0
+"""Seconds in which a client that resumes is expected to subscribe, if it has patterns at all."""
+
+
+def pause(session: Session) -> None:
+    """The client reads too slowly for now: what is offered waits."""
+    session.stalled_since = session.env.clock()
+    session.env.hub.flush.detour(session.outbox).blocked = True
+
+
+def resume(session: Session) -> None:
+    """The client reads again: send what waited, tell what did not fit, and make up for it."""
+    session.stalled_since = None
+    backlog = session.outbox.backlog
+    if backlog is None:
+        return
+    backlog.unblock()
+    tell_dropped(session)
+    if backlog.lost_after is not None and session.replay is None:
+        replay(session).order(Order())
+    straighten(session)
+
+
+def tell_dropped(session: Session) -> None:
+    """Tell how many events of which types were dropped, if any were."""
+    backlog = session.outbox.backlog
+    if backlog is not None and backlog.dropped:
+        dropped, backlog.dropped = backlog.dropped, {}
+        session.say(
+            Gap(data=GapData(reason=GapReason.SLOW_CONSUMER, recoverable=False, dropped=dropped))
+        )
+
+
+def replay(session: Session) -> Replay:
+    """Return the session's replay, which an order must be given now.
+
+    From here on durable events that come in wait for it.
+    """
+    if session.replay is None:
+        hub = session.env.hub
+        backlog = hub.flush.detour(session.outbox)
+        reached = hub.order.position
+        lost, backlog.lost_after = backlog.lost_after, None
+        if lost is not None:
+            # What was kept before it is sent, in order, before what is replayed.
+            reached = lost
+            identity = hub.order.identity.decode()
+            session.say(
+                Gap(
+                    data=GapData(
+                        from_=str(Cursor(identity, lost, lost)),
+                        to=str(Cursor(identity, hub.order.position, hub.order.position)),
+                        reason=GapReason.SLOW_CONSUMER,
+                        recoverable=True,
+                    )
+                )
+            )
+        session.replay = Replay(session, backlog, max(reached, backlog.skip_to))
+    session.replay.expect()
+    return session.replay
+
+
+def follow(session: Session, before: frozenset[Key]) -> Order | None:
+    """Have a replay that runs take in what is wanted now, without stored events of what is new.
+
+    ``before`` is what was wanted until now. Returns the order for what is new, to be given once
+    NATS has the subscription.
+    """
+    replay, head = session.replay, session.env.stream.head
+    if replay is None or head is None:
+        return None
+    new = replay.inherit(frozenset(session.wishes.keys) - before, before)
+    if not new:
+        return None
+    replay.expect()
+    return Order(new, begins=max(session.env.hub.order.position, head.last), quiet=True)
+
+
+def look_after(session: Session, now: float) -> None:
+    """What is due from time to time for a session that is off the straight way."""
+    backlog = session.outbox.backlog
+    if backlog is not None and session.connected_at + SUBSCRIBES_WITHIN < now:
+        backlog.topics_at = None
+    straighten(session)
+
+
+def straighten(session: Session) -> None:
+    """Go the straight way again if nothing is in the way of it any more."""
+    session.env.hub.flush.straighten(session.outbox, session.env.hub.order.position)
+
+
+def set_paces(session: Session, paces: Mapping[str, float | None]) -> None:
+    """Keep events of these types to so many a second, or (None) to no pace."""
+    if not paces:
+        return
+    backlog = session.env.hub.flush.detour(session.outbox)
+    if session.pacer is None:
+        session.pacer = Pacer(session)
+    backlog.on_paced = session.pacer.arm
+    for event_type, max_rate in paces.items():
+        before = backlog.paces.pop(event_type, None)
+        if before is not None:
+            backlog.release(before.rest())
+        if max_rate is not None:
+            backlog.paces[event_type] = Pace(max_rate)
+    straighten(session)
+
+
+class Pacer:
+    """The timer of a session whose client asked for a slower pace."""
+
+    __slots__ = ("_session", "_timer")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._timer: asyncio.TimerHandle | None = None
+
+    def arm(self) -> None:
+        """Come back when the next event may go."""
+        backlog = self._session.outbox.backlog
+        due = None if backlog is None else backlog.paces.due()
+        if self._timer is None and due is not None:
+            wait = max(0.0, due - self._session.env.clock())
+            self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
+
+    def stop(self) -> None:
+        """Come back no more; safe to call twice."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wake(self) -> None:
+        self._timer = None
+        backlog = self._session.outbox.backlog
+        if backlog is not None:
+            backlog.release(backlog.paces.release(self._session.env.clock()))
+            if not backlog.blocked:
+                tell_dropped(self._session)
+            self.arm()

@@ -1,0 +1,59 @@
+"""A thousand clients that come back at once, with events to catch up on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import time
+
+from schemas import codes
+from tests.faults.conftest import Figure
+from tests.support.bus import everyone, topic
+from tests.support.faulty import World
+from tests.support.model import Wish
+from tests.support.pulse import Pulse
+
+CLIENTS = int(os.environ.get("FAULT_CLIENTS", "100"))
+MISSED = 100
+DEADLINE = 10.0
+
+
+async def test_herd(world: World, repetition: int, figure: Figure) -> None:
+    """All clients of a bridge come back to a new one at once and have all within 10 s; others on
+    that bridge have their live events meanwhile.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(soft, min(hard, 3 * CLIENTS + 1000))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    settings = {"BRIDGE_MAX_CONNECTIONS": str(CLIENTS + 100)}
+    first = await world.start_bridge(**settings)
+    wishes = [Wish(f"user-{number}", subscribe=["review.*"]) for number in range(CLIENTS)]
+    async with world.fleet([first], wishes, seed=repetition) as fleet:
+        async with world.publishing(rate=0) as publisher:
+            await publisher.publish(everyone("system.maintenance"))
+            await fleet.settled(DEADLINE)
+            second = await world.start_bridge(**settings)
+            with Pulse(world.nats.url, second.url, world.subjects.prefix) as pulse:
+                fleet.move([])
+                first.terminate()
+                assert await asyncio.to_thread(first.wait) == 0
+                await asyncio.gather(
+                    *(publisher.publish(topic("review.updated", "1")) for _ in range(MISSED // 2)),
+                    *(publisher.publish(everyone("file.ready", "1")) for _ in range(MISSED // 2)),
+                )
+                await pulse.lap()
+                await asyncio.sleep(1)  # for a lap without the herd
+                quiet = await pulse.lap()
+                began = time.monotonic()
+                fleet.move([second.url])
+                await fleet.settled(DEADLINE)
+                took = time.monotonic() - began
+                busy = await pulse.lap()
+        audits = fleet.check()
+        assert {each.received for each in audits} == {MISSED + 1}
+        assert all(client.closes == [codes.GOING_AWAY.code] for client in fleet.clients)
+        assert quiet.lost == busy.lost == 0
+        ratio = busy.p99 / quiet.p99
+        figure(f"{CLIENTS} clients, {MISSED} events each: {took:.2f} s")
+        figure(f"live p99 x{ratio:.1f} meanwhile: {quiet} before, {busy} during")

@@ -1,0 +1,137 @@
+"""One reading of the stream for a crowd: the same events as from the stream itself, read once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from bridge.broker.recent import CROWD, Recent
+from tests.support.scripted_stream import ScriptedStream
+
+SUBJECTS = (
+    "events.user.1.upload.completed.7",
+    "events.user.2.upload.completed.7",
+    "events.all.system.notification.-",
+    "events.topic.review.updated.77",
+    "events.topic.review.updated.78",
+    "events.topic.review.created.77",
+)
+
+
+class Scene:
+    """A stream with three events of each subject, and a crowd whose size a test chooses."""
+
+    def __init__(self) -> None:
+        self.stream = ScriptedStream()
+        self.crowd = CROWD
+        self.tasks: list[asyncio.Task[None]] = []
+        self.recent = Recent(
+            self.stream,  # type: ignore[arg-type]  # a stand-in
+            "events",
+            lambda: self.crowd,
+            self._spawn,
+        )
+        for _ in range(3):
+            for subject in SUBJECTS:
+                self.stream.store(subject, b"{}")
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(coroutine))
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """A new one for each test."""
+    return Scene()
+
+
+def own(scene: Scene) -> Any:
+    """What whoever reads for itself reads from."""
+    return scene.stream
+
+
+async def test_a_few_read_for_themselves(scene: Scene) -> None:
+    """Reading all of the stream would cost more than it saves."""
+    scene.crowd = CROWD - 1
+    assert await scene.recent.reader("5f", 0, 18) is own(scene)
+    assert scene.stream.reads == []
+
+
+async def test_a_crowd_reads_once(scene: Scene) -> None:
+    """However many ask for the same stretch, or for a part of it."""
+    readers = await asyncio.gather(
+        *(scene.recent.reader("5f", after, 18) for after in (0, 3, 7, 0, 17))
+    )
+    assert own(scene) not in readers
+    assert len(scene.stream.reads) == 1
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        *SUBJECTS[3:],
+        "events.user.1.>",
+        "events.user.3.>",
+        "events.all.>",
+        "events.topic.>",
+        "events.topic.review.updated.*",
+        "events.topic.review.deleted.*",
+    ],
+)
+@pytest.mark.parametrize("after", [0, 4, 12, 18])
+async def test_it_gives_what_the_stream_gives(scene: Scene, subject: str, after: int) -> None:
+    """The same messages in the same order, with the same number still to come."""
+    reader = await scene.recent.reader("5f", 0, 18)
+    assert reader is not own(scene)
+    for most in (1, 2, 100):
+        assert await reader.read(subject, after, most) == await scene.stream.read(
+            subject, after, most
+        )
+
+
+async def test_a_longer_stretch_is_read_on(scene: Scene) -> None:
+    """Both ways: what is kept already is not read again."""
+    await scene.recent.reader("5f", 6, 12)
+    scene.stream.reads.clear()
+    reader = await scene.recent.reader("5f", 2, 18)
+    assert reader is not own(scene)
+    found = await reader.read("events.topic.>", 2, 100)
+    assert [each.sequence for each in found.messages] == [4, 5, 6, 10, 11, 12, 16, 17, 18]
+    assert [after for _, after in scene.stream.reads] == [2, 12]
+
+
+async def test_another_stream_is_read_anew(scene: Scene) -> None:
+    """Nothing of the old one is given for the new one."""
+    await scene.recent.reader("5f", 0, 18)
+    scene.stream.replace("60")
+    scene.stream.store(SUBJECTS[0], b"{}")
+    reader = await scene.recent.reader("60", 0, 1)
+    found = await reader.read("events.user.1.>", 0, 100)
+    assert [each.sequence for each in found.messages] == [1]
+
+
+async def test_whoever_reads_a_stretch_gets_all_of_it(scene: Scene) -> None:
+    """Also when another replay needs a stretch far from it meanwhile."""
+    reader = await scene.recent.reader("5f", 0, 6)
+    first = await reader.read("events.topic.>", 0, 1)
+    await scene.recent.reader("5f", 12, 18)
+    rest = await reader.read("events.topic.>", first.messages[-1].sequence, 100)
+    came = [each.sequence for each in first.messages + rest.messages]
+    assert [sequence for sequence in came if sequence <= 6] == [4, 5, 6]
+
+
+async def test_what_is_kept_is_let_go_of_when_the_crowd_is_gone(scene: Scene) -> None:
+    """Not before; then the next crowd reads anew."""
+    await scene.recent.reader("5f", 0, 18)
+    scene.recent.tick()
+    await scene.recent.reader("5f", 0, 18)
+    assert len(scene.stream.reads) == 1
+    scene.crowd = 0
+    scene.recent.tick()
+    await asyncio.gather(*scene.tasks)
+    scene.crowd = CROWD
+    assert await scene.recent.reader("5f", 0, 18) is not own(scene)
+    assert len(scene.stream.reads) == 2

@@ -1,0 +1,330 @@
+"""The hub and the stream's order: what is kept back, what comes twice, what is found missing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from bridge.delivery import hub as hub_module
+from bridge.delivery import order as order_module
+from bridge.delivery.hub import Hub
+from bridge.delivery.outbox import Flush, Outbox
+from schemas.subjects import Address, Root, Subjects
+from tests.support.bus import envelope, to_user, topic
+from tests.support.kinds import CATALOGUE
+from tests.support.scripted_nats import Turns
+
+SUBJECTS = Subjects()
+HEADER = b"Nats-Stream: EVENTS\r\n"
+REVIEW, OTHER = topic("review.updated", "77"), topic("review.updated", "78")
+MINE = to_user("1", "upload.completed", "7")
+PROGRESS = to_user("1", "upload.progress", "7")
+NONE: frozenset[str] = frozenset()
+
+
+def headers(sequence: int | str, before: int | str | None = 0, stream: bytes = HEADER) -> bytes:
+    """What the stream writes around an event that it republishes."""
+    last = "" if before is None else f"Nats-Last-Sequence: {before}\r\n"
+    text = f"Nats-Subject: events.a\r\nNats-Sequence: {sequence}\r\n{last}\r\n"
+    return b"NATS/1.0\r\nNats-Msg-Id: 1\r\n" + stream + text.encode()
+
+
+class Scene:
+    """A hub, one client that wants reviews and its own events, and what is found missing."""
+
+    def __init__(self) -> None:
+        self.turns = Turns()
+        self.writes: list[bytes] = []
+        flush = Flush(self.turns.call_soon, max_frames=100, max_bytes=1 << 20, clock=lambda: 0.0)
+        self.hub = Hub(
+            CATALOGUE,
+            flush,
+            live_root="live",
+            events_root="events",
+            stream_header=HEADER,
+            reject=lambda *_: None,
+            max_size=65_536,
+        )
+        self.hub.order.begin(b"5f", 0)
+        self.missed: list[tuple[str, int, int]] = []
+        self.hub.order.on_missed = lambda *found: self.missed.append(found)
+        self.outbox = Outbox(self.writes.append, lambda: None)
+        self.hub.topic("review.updated").add(self.outbox, "*", NONE)
+        self.hub.hold_user("1").add(self.outbox)
+
+    def come(self, address: Address, sequence: int, before: int | None = 0) -> None:
+        """A stored event comes in on its subscription."""
+        self.receive(address, f"e{sequence}", headers(sequence, before))
+
+    def receive(self, address: Address, name: str, head: bytes) -> None:
+        subject = SUBJECTS.event(Root.LIVE, address).encode()
+        payload = json.dumps(envelope(address, id=name)).encode()
+        route = self.hub.users["1"] if address.user else self.hub.topic(address.event_type)
+        route.receive(subject, head, payload)
+        self.turns.run()
+
+    def deliver(self, address: Address, sequence: int) -> None:
+        """An event that was read from the stream is delivered."""
+        payload = json.dumps(envelope(address, id=f"e{sequence}")).encode()
+        head = headers(sequence, None)
+        self.hub.order.pass_by(SUBJECTS.event(Root.LIVE, address).encode(), head, payload)
+        self.turns.run()
+
+    @property
+    def came(self) -> list[str]:
+        """The ids of the events that were written, in order."""
+        text, found = b"".join(self.writes).decode("latin-1"), []
+        while (at := text.find('"id": "')) >= 0:
+            text = text[at + 7 :]
+            found.append(text[: text.find('"')])
+        return found
+
+
+@pytest.fixture
+def scene() -> Scene:
+    """A new one for each test."""
+    return Scene()
+
+
+class TestPosition:
+    """How far everything that was wanted has been offered."""
+
+    def test_it_follows_events_and_what_the_stream_says(self, scene: Scene) -> None:
+        """Whichever is further; neither goes back by the other."""
+        assert scene.hub.order.position == 0
+        scene.come(REVIEW, 5)
+        assert scene.hub.order.position == 5
+        scene.hub.order.rise(9)
+        assert scene.hub.order.position == 9
+        scene.hub.order.rise(7)
+        scene.come(REVIEW, 8, 5)
+        assert scene.hub.order.position == 9
+
+    def test_what_said_too_much_is_taken_back(self, scene: Scene) -> None:
+        """Somebody wrote a sequence into headers that the stream does not have yet."""
+        scene.come(REVIEW, 10**15)
+        scene.hub.order.fall(6)
+        assert scene.hub.order.position == 6
+        scene.come(OTHER, 7)
+        assert scene.hub.order.position == 7
+
+    def test_another_stream_begins_anew(self, scene: Scene) -> None:
+        """Cursors, position and what came before are the new stream's."""
+        scene.come(REVIEW, 5)
+        scene.hub.order.detain(anew=True)
+        assert scene.hub.order.release(5)
+        scene.hub.order.begin(b"60", 2)
+        assert scene.hub.order.position == 2
+        scene.come(REVIEW, 3, 1)
+        assert scene.came == ["e5", "e3"]
+        assert b'"cursor":"60-3"' in scene.writes[-1]
+        assert scene.missed == []
+
+
+class TestDetain:
+    """Durable events that wait while the bridge reads what it missed."""
+
+    def test_durable_events_wait_and_others_do_not(self, scene: Scene) -> None:
+        """In the order in which they came in, behind what is delivered meanwhile."""
+        scene.come(REVIEW, 1)
+        scene.hub.order.detain(anew=True)
+        assert scene.hub.order.first_detained() is None
+        scene.come(REVIEW, 4, 3)
+        scene.come(MINE, 5)
+        scene.receive(PROGRESS, "progress", b"")
+        scene.receive(MINE, "past the stream", b"")
+        assert scene.hub.order.first_detained() == 4
+        scene.deliver(REVIEW, 3)
+        assert scene.came == ["e1", "progress", "past the stream", "e3"]
+        assert scene.hub.order.position == 3
+        assert scene.hub.order.release(3)
+        scene.turns.run()
+        assert scene.came[4:] == ["e4", "e5"]
+        assert scene.hub.order.position == 5
+
+    def test_what_was_read_does_not_come_again(self, scene: Scene) -> None:
+        """Events up to what was delivered, whether they waited or are still on their way."""
+        scene.hub.order.detain(anew=True)
+        scene.come(MINE, 2, 1)
+        for sequence in (1, 2, 3):
+            scene.deliver(MINE, sequence)
+        assert scene.hub.order.release(3)
+        scene.turns.run()
+        for sequence in (3, 4, 5):
+            scene.come(MINE, sequence, sequence - 1)
+        assert scene.came == ["e1", "e2", "e3", "e4", "e5"]
+
+    def test_detaining_anew_forgets_what_waited(self, scene: Scene) -> None:
+        """It is in the stream, and what is read from here on includes it; else it stays."""
+        scene.hub.order.detain()
+        scene.come(MINE, 1)
+        scene.hub.order.detain()
+        assert scene.hub.order.first_detained() == scene.hub.order.last_detained() == 1
+        scene.hub.order.detain(anew=True)
+        assert scene.hub.order.first_detained() is None
+        assert scene.hub.order.release(0)
+        scene.turns.run()
+        assert scene.came == []
+
+    @pytest.mark.parametrize("bound", ["messages", "bytes"])
+    def test_more_than_may_wait_is_read_instead(
+        self, scene: Scene, bound: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing is kept then, and the release says so until there is a new beginning."""
+        if bound == "messages":
+            monkeypatch.setattr(order_module, "MAX_DETAINED", 3)
+        else:
+            monkeypatch.setattr(order_module, "MAX_DETAINED_BYTES", 1000)
+        scene.hub.order.detain(anew=True)
+        for sequence in range(1, 6):
+            scene.come(MINE, sequence, sequence - 1)
+        assert not scene.hub.order.release(2)
+        assert scene.came == []
+        assert scene.hub.order.first_detained() is None
+        scene.hub.order.detain(anew=True)
+        scene.come(MINE, 6, 5)
+        assert scene.hub.order.release(5)
+        scene.turns.run()
+        assert scene.came == ["e6"]
+
+    def test_nothing_is_kept_without_a_sequence_of_the_stream(self, scene: Scene) -> None:
+        """Headers that anybody may write can't make an event wait for a stream it is not of."""
+        scene.hub.order.detain(anew=True)
+        for number, head in enumerate(
+            (headers("x"), headers("9" * 30), headers(3, stream=b"Nats-Stream: OTHER\r\n"))
+        ):
+            scene.receive(MINE, f"forged {number}", head)
+        assert scene.came == ["forged 0", "forged 1", "forged 2"]
+
+    def test_an_event_for_nobody_is_no_event(self, scene: Scene) -> None:
+        """What was read from the stream and nobody here wants goes nowhere."""
+        scene.deliver(to_user("2", "upload.completed", "7"), 3)
+        scene.deliver(topic("upload.error", "7"), 4)
+        scene.hub.order.pass_by(b"live.what.ever", headers(5), b"{}")
+        scene.hub.order.pass_by(b"", headers(6), b"{}")
+        assert scene.came == []
+
+
+class TestMissed:
+    """An event of a subject that did not come in is found by the next one of that subject."""
+
+    def test_a_hole_is_found_and_what_follows_waits(self, scene: Scene) -> None:
+        """Exactly where the stream knows of an event in between."""
+        scene.come(REVIEW, 3, 1)
+        scene.come(OTHER, 5)
+        scene.come(REVIEW, 9, 7)
+        assert scene.missed == [("live.topic.review.updated.77", 3, 7)]
+        assert scene.came == ["e3", "e5"]
+        assert scene.hub.order.first_detained() == 9
+        scene.deliver(REVIEW, 7)
+        assert scene.hub.order.release(0)
+        scene.turns.run()
+        assert scene.came == ["e3", "e5", "e7", "e9"]
+        assert len(scene.missed) == 1
+
+    def test_no_hole_is_no_hole(self, scene: Scene) -> None:
+        """Other subjects in between, the first event of a subject, and one after another."""
+        scene.come(REVIEW, 3)
+        scene.come(OTHER, 5, 2)
+        scene.come(MINE, 6, 4)
+        scene.come(REVIEW, 7, 3)
+        scene.come(REVIEW, 8, 7)
+        assert scene.missed == []
+        assert len(scene.came) == 5
+
+    def test_what_nobody_wanted_then_is_not_missing(self, scene: Scene) -> None:
+        """A route that was left and taken again begins anew: events in between were nobody's."""
+        scene.come(MINE, 3)
+        scene.hub.users["1"].receivers.pop(scene.outbox)
+        scene.hub.order.rise(6)
+        scene.hub.users["1"].add(scene.outbox)
+        scene.come(MINE, 9, 5)
+        assert scene.missed == []
+        scene.come(MINE, 12, 11)
+        assert scene.missed == [("live.user.1.upload.completed.7", 9, 11)]
+
+    def test_a_topic_that_was_held_again_begins_anew(self, scene: Scene) -> None:
+        """By resource or for all of them, and only where nobody else held it meanwhile."""
+        route = scene.hub.topic("review.updated")
+        scene.come(REVIEW, 3)
+        route.remove(scene.outbox, "*")
+        scene.hub.order.rise(6)
+        route.add(scene.outbox, "77", NONE)
+        scene.come(REVIEW, 9, 5)
+        assert scene.missed == []
+        route.add(scene.outbox, "*", NONE)
+        route.remove(scene.outbox, "77")
+        scene.come(REVIEW, 12, 9)
+        scene.come(REVIEW, 15, 14)
+        assert scene.missed == [("live.topic.review.updated.77", 12, 14)]
+
+    @pytest.mark.parametrize("before", ["", "x", "-1", "9" * 40, "7 8", "\u0663", "2", "3"])
+    def test_forged_headers_find_nothing(self, scene: Scene, before: str) -> None:
+        """A word that is no sequence, or one before what came: the event goes on."""
+        scene.come(REVIEW, 3)
+        scene.receive(REVIEW, "next", headers(9, before))
+        assert scene.missed == []
+        assert scene.came == ["e3", "next"]
+
+    def test_the_subjects_that_are_remembered_are_bounded(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The newest are, at the least; for older ones a hole is not found, and nothing breaks."""
+        monkeypatch.setattr(hub_module, "REMEMBERED", 3)
+        for number in range(1, 20):
+            scene.come(topic("review.updated", str(number)), 100 + number, number)
+        scene.come(topic("review.updated", "1"), 225, 222)
+        assert scene.missed == []
+        scene.come(topic("review.updated", "18"), 230, 228)
+        assert scene.missed == [("live.topic.review.updated.18", 118, 228)]
+
+
+class TestRecall:
+    """Stored events that are read for one client are checked like those that come in."""
+
+    @pytest.mark.parametrize(
+        ("subject", "audience", "rest"),
+        [
+            (b"events.user.1.upload.completed.7", "user", b"upload.completed.7"),
+            (b"events.topic.review.updated.77", "topic", b"review.updated.77"),
+            (b"events.all.system.notification.-", "all", b"system.notification.-"),
+            (b"live.all.system.notification.-", "", b""),
+            (b"other", "", b""),
+            (b"", "", b""),
+        ],
+    )
+    def test_a_subject_is_split(
+        self, scene: Scene, subject: bytes, audience: str, rest: bytes
+    ) -> None:
+        """Into who it is for and what it is about."""
+        assert scene.hub.split_stored(subject) == (audience, rest)
+
+    @pytest.mark.parametrize(
+        ("subject", "payload"),
+        [
+            (b"review.updated.77", b"{"),
+            (b"review.created.77", None),
+            (b"nothing.here.77", None),
+            (b"review.updated", None),
+            (b"review.updated.a=2e", None),
+            (b"review.updated.\xff", None),
+            (b"upload.progress.77", b"{}"),
+            (b"", None),
+        ],
+    )
+    def test_what_is_no_durable_event_is_none(
+        self, scene: Scene, subject: bytes, payload: bytes | None
+    ) -> None:
+        """Unknown, unreadable, of another type, or ephemeral: no client gets it."""
+        text = json.dumps(envelope(REVIEW)).encode() if payload is None else payload
+        assert scene.hub.recall(subject, text, b"5f-1") is None
+
+    def test_an_event_has_its_cursor(self, scene: Scene) -> None:
+        """Type, resource and frame, with the cursor that was given."""
+        payload = json.dumps(envelope(REVIEW)).encode()
+        found = scene.hub.recall(b"review.updated.77", payload, b"5f-1-9")
+        assert found is not None
+        kind, resource, frame = found
+        assert (kind.name, resource) == ("review.updated", "77")
+        assert b'"cursor":"5f-1-9"}' in frame

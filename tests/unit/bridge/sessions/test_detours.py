@@ -1,0 +1,211 @@
+"""Off the straight way and back: paces that clients ask for, stalls, and what outlasts neither."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.support.bus import to_user, topic
+from tests.support.house import House, Visitor, person
+
+REVIEW = topic("review.updated", "77")
+MINE = to_user("1", "upload.completed", "7")
+
+
+def progress(resource: str = "7") -> Any:
+    """The address of an event that conflates."""
+    return to_user("1", "upload.progress", resource)
+
+
+async def paced(house: House, max_rate: float | None) -> Visitor:
+    """Connect, and ask for a pace of progress events."""
+    visitor = Visitor(house, person())
+    await house.let()
+    ask(visitor, max_rate)
+    await house.let()
+    return visitor
+
+
+def ask(visitor: Visitor, max_rate: float | None) -> None:
+    """Ask for another pace, or for none."""
+    pace = None if max_rate is None else {"max_rate": max_rate}
+    visitor.say("subscribe", events=[], policy={"upload.progress": pace})
+
+
+class TestPolicy:
+    """At most so many a second of a type, the newest of each resource."""
+
+    async def test_the_newest_comes_when_it_may(self, living: House) -> None:
+        """One at once, then one each 200 ms, the newest of those that came meanwhile."""
+        visitor = await paced(living, 5)
+        assert visitor.told("subscription.acknowledged")[0]["policy"]["refused"] == {}
+        events = []
+        for _ in range(10):
+            events.append(living.publish(progress()))
+            await living.let(0.05)
+        await living.let(1)
+        came = visitor.heard[2:]
+        assert came[0] == events[0]
+        assert came[-1] == events[-1]
+        assert 3 <= len(came) <= 4
+        assert came == sorted(came)
+
+    async def test_each_resource_keeps_its_newest(self, living: House) -> None:
+        """None is forgotten for the sake of another."""
+        visitor = await paced(living, 10)
+        newest = {}
+        for number in range(20):
+            newest[number % 4] = living.publish(progress(str(number % 4)))
+        await living.let(1)
+        assert set(newest.values()) <= set(visitor.heard)
+        assert len(visitor.heard) == 2 + 5
+
+    async def test_other_types_are_not_held_up(self, living: House) -> None:
+        """Neither another ephemeral type, nor a durable one, nor an answer."""
+        visitor = await paced(living, 0.1)
+        living.publish(progress())
+        living.publish(progress())
+        other = living.publish(to_user("1", "file.processing", "7"))
+        living.store(MINE)
+        living.come_in()
+        visitor.say("ping")
+        assert visitor.heard[3:] == [other, "e1", "pong"]
+
+    async def test_other_connections_are_not_held_up(self, living: House) -> None:
+        """A pace is one connection's alone."""
+        await paced(living, 0.1)
+        other = Visitor(living, person())
+        await living.let()
+        events = [living.publish(progress()) for _ in range(5)]
+        assert other.heard[1:] == events
+
+    async def test_a_pace_taken_back_lets_all_that_waits_come(self, living: House) -> None:
+        """At once, and the connection goes the straight way again."""
+        visitor = await paced(living, 0.1)
+        events = [living.publish(progress(str(number))) for number in range(3)]
+        ask(visitor, None)
+        await living.let()
+        assert [each for each in visitor.heard if each in events] == events
+        living.tick()
+        assert living.hub.flush.detours == set()
+        assert living.publish(progress()) in visitor.heard
+
+    async def test_a_pace_asked_for_again_is_kept_again(self, living: House) -> None:
+        """What waits for it comes, as it did the first time."""
+        visitor = await paced(living, 5)
+        ask(visitor, None)
+        await living.let()
+        living.tick()
+        ask(visitor, 5)
+        await living.let()
+        events = [living.publish(progress()) for _ in range(3)]
+        await living.let(1)
+        assert [each for each in visitor.heard if each in events] == [events[0], events[2]]
+
+    async def test_it_holds_for_a_client_that_stalls_too(self, living: House) -> None:
+        """What the pace lets through meanwhile is conflated, and the newest comes."""
+        visitor = await paced(living, 5)
+        visitor.stall()
+        events = []
+        for _ in range(5):
+            events.append(living.publish(progress()))
+            await living.let(0.3)
+        visitor.read()
+        await living.let(1)
+        assert visitor.heard[2:] == [events[-1]]
+
+    async def test_nothing_is_left_of_a_client_that_goes(self, living: House) -> None:
+        """No timer writes to a connection that is over."""
+        visitor = await paced(living, 5)
+        for _ in range(3):
+            living.publish(progress())
+        writes = visitor.peer.transport.writes
+        visitor.peer.lose()
+        await living.let(1)
+        assert visitor.peer.transport.writes == writes
+        assert living.hub.flush.detours == set()
+
+
+class TestReplacedStream:
+    """Sequences begin anew: nothing that was said of the old ones holds for the new ones."""
+
+    async def test_a_client_with_a_pace_gets_the_new_streams_events(self, living: House) -> None:
+        """Also where it was once replayed more than the new stream has."""
+        for _ in range(20):
+            living.store(MINE)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+        await living.let(1)
+        ask(visitor, 5)
+        await living.let()
+        living.stream.replace("60")
+        await living.continuity.look()
+        living.turns.run()
+        living.store(MINE)
+        living.come_in()
+        (gap,) = visitor.told("gap")
+        assert gap["reason"] == "STREAM_REPLACED"
+        assert [each["cursor"] for each in visitor.messages if "cursor" in each][-1] == "60-1"
+
+    async def test_a_client_that_stalls_gets_what_is_left(self, living: House) -> None:
+        """What did not fit of the old stream can't be made up for; what is new comes."""
+        visitor = Visitor(living, person())
+        await living.let()
+        visitor.stall()
+        for _ in range(150):
+            living.store(MINE)
+            living.come_in()
+        living.stream.replace("60")
+        await living.continuity.look()
+        for _ in range(3):
+            living.store(MINE)
+            living.come_in()
+        visitor.read()
+        await living.let(1)
+        living.store(MINE)
+        living.come_in()
+        cursors = [each["cursor"] for each in visitor.messages if "cursor" in each]
+        assert cursors[:100] == [f"5f-{number}" for number in range(1, 101)]
+        assert cursors[100:] == [f"60-{number}" for number in range(1, 5)]
+
+
+class TestRange:
+    """``gap`` and where the session stands."""
+
+    async def test_an_acknowledgement_has_no_cursor_while_something_is_missing(
+        self, living: House
+    ) -> None:
+        """A client that came back with it would not get what it lacks."""
+        visitor = Visitor(living, person())
+        await living.let()
+        visitor.stall()
+        for _ in range(150):
+            living.store(MINE)
+            living.come_in()
+        visitor.say("subscribe", events=["review.updated"])
+        visitor.read()
+        await living.let(1)
+        (data,) = visitor.told("subscription.acknowledged")
+        assert "cursor" not in data
+        visitor.say("subscribe", events=["review.created"])
+        await living.let()
+        assert visitor.told("subscription.acknowledged")[1]["cursor"] == "5f-150"
+
+    async def test_a_gap_that_can_not_be_healed_is_told_to_all(self, living: House) -> None:
+        """Behind what was written before it, with the cursors of its ends."""
+        visitors = [Visitor(living, person()) for _ in range(2)]
+        await living.let()
+        for visitor in visitors:
+            visitor.session.tell_gap(3, None, _reason("RETENTION"))
+        living.turns.run()
+        for visitor in visitors:
+            assert visitor.told("gap") == [
+                {"from": "5f-3", "to": None, "reason": "RETENTION", "recoverable": False}
+            ]
+            assert json.dumps(visitor.messages[-1]["data"])
+
+
+def _reason(name: str) -> Any:
+    from schemas.codes import GapReason
+
+    return GapReason(name)

@@ -1,0 +1,341 @@
+"""Replay in trouble: cursors that lead nowhere, clients that stall, a stream that is away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bridge.sessions import replay as replay_module
+from bridge.sessions.states import State
+from schemas.codes import RECONNECT
+from tests.support.bus import to_user, topic
+from tests.support.house import House, Visitor, person
+
+MINE = to_user("1", "upload.completed", "7")
+REVIEW = topic("review.updated", "77")
+
+
+async def join(house: House, cursor: str | None = None) -> Visitor:
+    """Connect and wait until the connection has what it asked for."""
+    visitor = Visitor(house, person(), cursor=cursor)
+    await house.let(1)
+    return visitor
+
+
+def completed(visitor: Visitor) -> dict[str, Any]:
+    """The data of the only ``resume.completed`` that came."""
+    (data,) = visitor.told("resume.completed")
+    return data
+
+
+def live(house: House, visitor: Visitor) -> bool:
+    """Whether a durable event that comes in now reaches the client at once, and once."""
+    before = visitor.stored
+    house.store(MINE)
+    house.come_in()
+    return visitor.stored == [*before, house.stream.last]
+
+
+class TestCursors:
+    """A cursor that is no place to go on from is told, and live delivery goes on."""
+
+    @pytest.mark.parametrize(
+        ("cursor", "reason"),
+        [
+            ("", "CURSOR_MALFORMED"),
+            ("words", "CURSOR_MALFORMED"),
+            ("5f-1-2-3", "CURSOR_MALFORMED"),
+            ("5f-" + "1" * 5000, "CURSOR_MALFORMED"),
+            ("60-1", "STREAM_REPLACED"),
+            ("5f-3", "CURSOR_AHEAD"),
+            ("5f-1-3", "CURSOR_AHEAD"),
+        ],
+    )
+    async def test_the_reason_is_told(self, living: House, cursor: str, reason: str) -> None:
+        """Nothing is replayed; the client gets a cursor that it can go on from."""
+        for _ in range(2):
+            living.store(MINE)
+        living.catch_up()
+        visitor = await join(living, cursor)
+        assert visitor.stored == []
+        assert completed(visitor) == {
+            "recovered": False, "replayed": 0, "cursor": "5f-2", "reason": reason,
+        }  # fmt: skip
+        assert live(living, visitor)
+
+    async def test_what_retention_took_is_named_and_the_rest_comes(self, living: House) -> None:
+        """``missing`` is the range that is gone, after ``from``, up to and with ``to``."""
+        for _ in range(6):
+            living.store(MINE)
+        living.catch_up()
+        living.stream.lose(4)
+        visitor = await join(living, "5f-1")
+        assert visitor.stored == [5, 6]
+        assert completed(visitor) == {
+            "recovered": False,
+            "replayed": 2,
+            "cursor": "5f-1-6",
+            "reason": "CURSOR_TOO_OLD",
+            "missing": {"from": "5f-1", "to": "5f-4"},
+        }
+
+    async def test_a_cursor_right_before_the_oldest_event_is_not_too_old(
+        self, living: House
+    ) -> None:
+        """Nothing after it is gone."""
+        for _ in range(6):
+            living.store(MINE)
+        living.catch_up()
+        living.stream.lose(4)
+        visitor = await join(living, "5f-4")
+        assert visitor.stored == [5, 6]
+        assert completed(visitor)["recovered"]
+
+    async def test_a_stream_that_is_empty_tells_what_is_gone(self, living: House) -> None:
+        """All of it, and live delivery goes on behind."""
+        for _ in range(6):
+            living.store(MINE)
+        living.catch_up()
+        living.stream.lose(6)
+        visitor = await join(living, "5f-2")
+        assert completed(visitor)["missing"] == {"from": "5f-2", "to": "5f-6"}
+        assert live(living, visitor)
+
+    async def test_deleted_events_inside_the_range_are_told(self, living: House) -> None:
+        """Somebody deleted one, or a bound for each subject took it: the rest comes."""
+        for _ in range(6):
+            living.store(MINE)
+        living.catch_up()
+        del living.stream.messages[4]
+        visitor = await join(living, "5f-2")
+        assert visitor.stored == [3, 5, 6]
+        assert completed(visitor)["reason"] == "CURSOR_TOO_OLD"
+        again = await join(living, "5f-4")
+        assert completed(again)["recovered"]
+
+    async def test_what_goes_while_it_is_read_is_told(self, living: House) -> None:
+        """Retention that overtakes a replay leaves a hole, which is named."""
+        for _ in range(4):
+            living.store(MINE)
+        living.catch_up()
+        looks = 0
+
+        def lose() -> None:
+            nonlocal looks
+            looks += 1
+            if looks == 2:  # the first look has seen all four
+                living.stream.lose(2)
+
+        living.stream.on_read = lose
+        visitor = await join(living, "5f-0")
+        assert visitor.stored == [3, 4]
+        assert completed(visitor)["missing"] == {"from": "5f-0", "to": "5f-2"}
+
+
+class TestStalls:
+    """Clients that don't read: a replay waits for them, and heals what did not fit."""
+
+    async def test_what_did_not_fit_comes_from_the_stream(self, living: House) -> None:
+        """What waited first, a gap that says where, the missing ones in order, and the end."""
+        visitor = await join(living)
+        visitor.stall()
+        for _ in range(250):
+            living.store(MINE)
+            living.come_in()
+        assert visitor.stored == []
+        visitor.read()
+        await living.let(1)
+        assert visitor.stored == list(range(1, 251))
+        assert visitor.heard[101] == "gap"
+        assert visitor.told("gap") == [
+            {"from": "5f-100", "to": "5f-250", "reason": "SLOW_CONSUMER", "recoverable": True}
+        ]
+        data = completed(visitor)
+        assert (data["recovered"], data["replayed"], data["cursor"]) == (True, 150, "5f-250")
+        assert live(living, visitor)
+        living.tick()
+        assert living.hub.flush.detours == set()
+
+    async def test_a_replay_waits_for_a_client_that_stalls(self, living: House) -> None:
+        """Nothing is written to it meanwhile, however long; then it goes on where it was."""
+        for _ in range(100):
+            living.store(MINE)
+        living.catch_up()
+        visitor = await join(living)
+        visitor.stall()
+        visitor.say("subscribe", "m", events=["upload.*"], cursor="5f-0")
+        for _ in range(100):
+            living.store(REVIEW)
+        await living.let(20)
+        written = visitor.peer.transport.writes
+        await living.let(5)
+        assert visitor.peer.transport.writes == written
+        visitor.read()
+        await living.let(1)
+        assert len(visitor.told("resume.completed")) == 1
+
+    async def test_a_replay_stops_where_the_client_stops_reading(self, living: House) -> None:
+        """A write that fills the transport is the last one until the client reads again."""
+        for _ in range(200):
+            living.store(MINE)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+        write, writes = visitor.session.outbox.write, 0
+
+        def filling(data: bytes) -> None:
+            nonlocal writes
+            writes += 1
+            write(data)
+            if writes == 2:
+                visitor.stall()
+
+        visitor.session.outbox.write = filling
+        await living.let(5)
+        assert visitor.stored == list(range(1, 33))
+        visitor.read()
+        await living.let(1)
+        assert visitor.stored == list(range(1, 201))
+        assert completed(visitor)["recovered"]
+
+    async def test_more_live_events_than_may_wait_are_read_as_well(self, living: House) -> None:
+        """They are in the stream: the replay goes on until what comes in meanwhile fits."""
+        living.store(MINE)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+        living.answer()
+        for _ in range(300):
+            living.store(MINE)
+        living.come_in()
+        await living.let(1)
+        assert visitor.stored == list(range(1, 302))
+        assert len(visitor.told("resume.completed")) == 1
+        assert live(living, visitor)
+
+    async def test_nothing_is_left_of_a_replay_whose_client_goes(self, living: House) -> None:
+        """Neither a task nor a place among those that wait."""
+        for _ in range(100):
+            living.store(MINE)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+        living.answer()
+        assert living.replays.waiting == 1
+        visitor.session.close(RECONNECT)
+        await living.let(1)
+        assert living.replays.waiting == 0
+        assert living.hub.flush.detours == set()
+        assert visitor.session.state is State.CLOSED
+
+
+class TestAway:
+    """JetStream does not answer."""
+
+    async def test_a_short_break_is_waited_for(self, living: House) -> None:
+        """The replay goes on where it was; the client notices nothing."""
+        for _ in range(300):
+            living.store(MINE)
+        living.catch_up()
+        living.stream.failures = 3
+        visitor = Visitor(living, person(), cursor="5f-0")
+        await living.let(4)
+        assert visitor.stored == list(range(1, 301))
+        assert completed(visitor)["recovered"]
+
+    async def test_the_last_so_many_are_found_after_a_break(self, living: House) -> None:
+        """Also when it was their place in the stream that could not be asked for."""
+        for _ in range(5):
+            living.store(REVIEW)
+        living.catch_up()
+        visitor = await join(living)
+        living.stream.failures = 1
+        visitor.say("subscribe", "m", events=["review.*"], history=2)
+        await living.let(4)
+        assert visitor.stored == [4, 5]
+        assert completed(visitor)["recovered"]
+
+    async def test_patience_counts_from_the_break(self, living: House) -> None:
+        """A replay that has taken long, since its client stalled, is as patient as any other."""
+        for _ in range(5):
+            living.store(MINE)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+        living.answer()
+        visitor.stall()
+        await living.let(2 * replay_module.PATIENCE)
+        living.stream.failures = 1
+        visitor.read()
+        await living.let(4)
+        assert visitor.stored == [1, 2, 3, 4, 5]
+        assert completed(visitor)["recovered"]
+
+    async def test_without_it_live_delivery_goes_on(self, living: House) -> None:
+        """After a while the client is told, and gets what came in since; new events come too."""
+        living.store(MINE)
+        living.catch_up()
+        living.stream.is_away = True
+        visitor = Visitor(living, person(), cursor="5f-0")
+        living.answer()
+        living.store(MINE)
+        living.come_in()
+        await living.let(2 * replay_module.PATIENCE)
+        data = completed(visitor)
+        assert (data["recovered"], data["reason"]) == (False, "UNAVAILABLE")
+        assert "cursor" not in data
+        assert visitor.stored == [2]
+        assert live(living, visitor)
+        assert visitor.session.replay is None
+
+    async def test_what_was_written_before_the_break_does_not_come_twice(
+        self, living: House
+    ) -> None:
+        """A replay that gives up in the middle goes on live behind what it has written."""
+        for _ in range(100):
+            living.store(MINE)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+        living.answer()
+        for _ in range(90):
+            living.store(MINE)
+        living.come_in()  # these wait for the replay, and are in the stream as well
+        write = visitor.session.outbox.write
+
+        def breaking(data: bytes) -> None:
+            write(data)
+            living.stream.is_away |= b'"e120"' in data
+
+        visitor.session.outbox.write = breaking
+        await living.let(3 * replay_module.PATIENCE)
+        assert completed(visitor)["reason"] == "UNAVAILABLE"
+        assert visitor.stored == list(range(1, 191))
+
+    async def test_a_hole_behind_a_replay_is_told(self, living: House) -> None:
+        """More came than may wait, and then the stream is away: the client learns what it lacks."""
+        living.store(MINE)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+        write = visitor.session.outbox.write
+
+        def breaking(data: bytes) -> None:
+            write(data)
+            living.stream.is_away |= b"resume.completed" in data
+
+        answers = 0
+
+        def flood() -> None:
+            nonlocal answers
+            answers += 1
+            if answers == 2:  # the first one said how far the stream reaches
+                for _ in range(300):
+                    living.store(MINE)
+                living.come_in()
+
+        visitor.session.outbox.write = breaking
+        living.stream.on_read = flood
+        await living.let(1)
+        living.store(MINE)
+        living.come_in()
+        await living.let(3 * replay_module.PATIENCE)
+        assert visitor.stored == [1, 302]
+        (gap,) = visitor.told("gap")
+        assert (gap["from"], gap["to"]) == ("5f-1", "5f-301")
+        assert (gap["reason"], gap["recoverable"]) == ("UNAVAILABLE", False)
