@@ -29,7 +29,7 @@ from bridge.broker.topics import Topics
 from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush
 from bridge.errors import BrokerUnavailable, StartError, TicketError, TokenError
-from bridge.http import admin, health, tickets
+from bridge.http import admin, health, metrics, tickets
 from bridge.http.api import make_api
 from bridge.http.server import HttpServer
 from bridge.identity.keys import JwksKeys, load_keys
@@ -135,9 +135,9 @@ class Bridge:
             tell=self._tell_gap,
             spawn=self._spawn,
         )
-        turns = Turns()
+        self._turns: Final = Turns()
         self._recent: Final = Recent(
-            self._history, subjects.root(Root.EVENTS), lambda: turns.waiting, self._spawn
+            self._history, subjects.root(Root.EVENTS), lambda: self._turns.waiting, self._spawn
         )
         self._hub.order.on_missed = self._continuity.on_missed
         self._everybody: Final = f"{live}.{Audience.ALL}.>"
@@ -168,7 +168,7 @@ class Bridge:
             history=self._history,
             continuity=self._continuity,
             recent=self._recent,
-            turns=turns,
+            turns=self._turns,
             subjects=subjects,
             registry=self._registry,
             rates=self._rates,
@@ -232,6 +232,7 @@ class Bridge:
             tickets.router(
                 self._tickets, settings.identity.ticket_ttl, self._ticket_rates, self._wall
             ),
+            metrics.router(self._read_numbers),
             admin.router(self._administration, self._control, limits),
         )
         self._server: Final = HttpServer(
@@ -285,6 +286,21 @@ class Bridge:
         await self._connection.close()
 
     # Small joints between the parts.
+
+    def _read_numbers(self) -> metrics.Reading:
+        counts = self._hub.counts
+        return metrics.Reading(
+            connections=len(self._registry),
+            events=counts.events,
+            deliveries=counts.deliveries,
+            rejected=counts.rejected,
+            spared=self._flush.counts,
+            replays=self._turns.waiting,
+            caught_up=self._continuity.completed,
+            nats_up=self._connection.is_up,
+            stream_up=not self._stream.problem,
+            catching_up=bool(self._continuity.state),
+        )
 
     async def _confirmed(self) -> None:
         if not await self._interests_confirmed():

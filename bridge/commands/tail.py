@@ -148,6 +148,7 @@ class Tail:
         self._left = count
         self._attempt = 0
         self._asked: float | None = None
+        self._cursor: str | None = None
         self._was_connected = False
 
     async def run(self) -> int:
@@ -165,8 +166,11 @@ class Tail:
     async def _connection(self) -> int | None:
         """Live through one connection; returns the exit code, or None to come back."""
         try:
+            url = self._url
+            if self._cursor is not None:
+                url += f"{'&' if urlsplit(url).query else '?'}cursor={self._cursor}"
             async with connect(
-                self._url,
+                url,
                 additional_headers={"Authorization": f"Bearer {self._token()}"},
                 compression=None,
                 max_size=None,
@@ -191,6 +195,7 @@ class Tail:
             while True:
                 text = await socket.recv(decode=True)
                 message = json.loads(text)
+                self._cursor = message.get("cursor") or message["data"].get("cursor", self._cursor)
                 if message["type"] in FROM_THE_BRIDGE:
                     await self._heard(socket, message["type"], message["data"])
                     continue
@@ -213,14 +218,18 @@ class Tail:
                 self._was_connected, self._attempt = True, 0
                 view.note(f"connected to {where(self._url)} as user {data['user_id']}", "green")
                 if self._patterns:
-                    wish = {"type": "subscribe", "id": "1", "data": {"events": self._patterns}}
-                    await socket.send(json.dumps(wish))
+                    wish: dict[str, Any] = {"events": self._patterns}
+                    if data.get("resume") is not None:
+                        wish["cursor"] = self._cursor
+                    await socket.send(json.dumps({"type": "subscribe", "id": "1", "data": wish}))
             case "subscription.acknowledged":
                 if data["events"]:
                     covered = ", ".join(data["effective"]) or "no event type that is permitted"
                     view.note(f"subscribed to {' '.join(data['events'])}: {covered}", "green")
                 for pattern in data["invalid_events"]:
                     view.note(f"refused {pattern}: {data['reasons'].get(pattern, '')}", "red")
+            case "resume.completed" if data["recovered"]:
+                view.note(f"{data['replayed']} stored events came", "green")
             case "error":
                 view.note(f"error {data['code']}: {data['message']}", "red")
             case "connection.draining":

@@ -139,7 +139,8 @@ class Hub:
                         return None
                     at = headers.rfind(b" ") + 1
                     before = headers[at:-4]
-                    if before != b"0":  # else it is the first of its subject
+                    # The first of a subject is remembered only where more are likely to follow.
+                    if before != b"0" or resource == b"-":
                         last = order.last
                         known = last.get(subject)
                         if (

@@ -41,6 +41,12 @@ class Outbox:
         self.backlog: Backlog | None = None
         self.closed = False
 
+    @property
+    def waiting(self) -> int:
+        """How many messages wait."""
+        kept = 0 if self.backlog is None else len(self.backlog.waiting)
+        return len(self.frames) + kept
+
     def drain(self) -> None:
         """Write what was offered, in one call, unless the connection is off the straight way."""
         frames = self.frames

@@ -92,6 +92,7 @@ class Administration:
             "events": counts.events,
             "deliveries": counts.deliveries,
             "rejected_events": dict(counts.rejected),
+            "spared_deliveries": dict(self._hub.flush.counts),
             "replica": self._replica,
             "server_info": {
                 "max_connections_per_user": limits.max_connections_per_user,
@@ -155,7 +156,7 @@ class Administration:
             "is_authenticated": identity is not None,
             "expires_at": None if identity is None else rfc3339(identity.expires_at),
             "address": session.intro.address,
-            "waiting_messages": len(session.outbox.frames),
+            "waiting_messages": session.outbox.waiting,
             "replica": self._replica,
         }
 

@@ -7,7 +7,9 @@ bytes of a message are in flight: an idle connection has none, which is most of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import socket
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -29,8 +31,22 @@ long as the others may have to wait."""
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a peer has to answer a close frame before the connection is cut."""
 
+MAX_UNSENT: Final = 128 * 1024
+"""Bytes of one connection that wait in the kernel to be sent, about."""
+NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+
 _silent: Final = logging.getLogger("bridge.frames")
 _silent.setLevel(logging.CRITICAL)  # a peer's broken frames are answered, not logged
+
+
+def limit_unsent(transport: asyncio.Transport) -> None:
+    """Let the kernel keep little that was not sent yet: what waits is better kept in the backlog,
+    where it can be conflated, than in a buffer of megabytes where it grows old.
+    """
+    found = transport.get_extra_info("socket")
+    if found is not None and NOTSENT_LOWAT is not None:
+        with contextlib.suppress(OSError):
+            found.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, MAX_UNSENT)
 
 
 class Receiver(Protocol):

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.integration.test_dev import Program, Start, bridge, one_line
+from tests.support.clients import mint as mint_token
 from tests.support.nats_server import EmbeddedNats, NatsServer
 
 ROOT = Path(__file__).parents[2]
@@ -294,6 +296,19 @@ def test_event_types_of_the_docs_run(
     ]
 
 
+def resumes(url: str) -> bool:
+    """Whether a client that comes back with its cursor is sent what it missed."""
+    headers = {"Authorization": f"Bearer {mint_token('u', secret=SECRET)}"}
+    address = url.replace("http", "ws", 1) + "/ws"
+    with connect(address, additional_headers=headers, proxy=None) as socket:
+        cursor = json.loads(socket.recv(5))["data"]["cursor"]
+    with connect(f"{address}?cursor={cursor}", additional_headers=headers, proxy=None) as socket:
+        while (message := json.loads(socket.recv(10)))["type"] != "resume.completed":
+            pass
+    recovered: bool = message["data"]["recovered"]
+    return recovered
+
+
 def test_permissions_of_the_docs_suffice(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,10 +343,11 @@ def test_permissions_of_the_docs_suffice(
         assert tail.wait() == 0, tail.told
         assert any("upload.progress" in line for line in tail.out)
         assert any("upload.completed" in line for line in tail.out)
+        assert resumes(url)
         assert program.end(signal.SIGTERM) == 0
         assert sample.end(signal.SIGTERM) == 0
         told = program.told + sample.told + (tmp_path / "nats/log").read_text()
         assert "Violation" not in told
-        assert "stream EVENTS: " not in program.told
+        assert "live only" not in program.told
     finally:
         server.close()

@@ -87,7 +87,7 @@ class Line:
     def __init__(self, url: str) -> None:
         loop = asyncio.get_running_loop()
         receivers: dict[bytes, Receive] = {}
-        flush = Flush(loop.call_soon, max_frames=100, max_bytes=1024)
+        flush = Flush(loop.call_soon, max_frames=100, max_bytes=1024, clock=loop.time)
         self.connection = Connection(BusSettings(url=(url,), timeout=2), "test", receivers, flush)
         self.interests = Interests(
             self.connection,

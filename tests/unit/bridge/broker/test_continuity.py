@@ -263,13 +263,13 @@ class TestMissed:
         assert living.gaps == []
 
     async def test_the_second_event_of_a_subject_is_missed_too(self, living: House) -> None:
-        """The first one is remembered like any other."""
+        """The first one is remembered where a subject has no resource, and so more to come."""
         visitor = await join(living)
-        living.store(REVIEW)
+        living.store(ALL)
         living.come_in()
-        living.store(REVIEW)
+        living.store(ALL)
         miss(living)
-        living.store(REVIEW)
+        living.store(ALL)
         living.come_in()
         await living.let(1)
         assert visitor.stored == [1, 2, 3]

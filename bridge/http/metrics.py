@@ -1,0 +1,86 @@
+"""``/metrics`` in Prometheus's text format: counts that the bridge keeps anyway, read when asked.
+
+Nothing here is on the way of an event. No label names a user, a subject or a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the bridge has done and how it is at one moment."""
+
+    connections: int
+    events: int
+    deliveries: int
+    rejected: dict[str, int]
+    spared: dict[str, int]
+    """Events that a client did not get as they came: ``conflated``, ``healed``, ``dropped``."""
+    replays: int
+    """Sessions that stored events are being sent to."""
+    caught_up: int
+    """How often what was missed has been read from the stream to its end."""
+    nats_up: bool
+    stream_up: bool
+    """Whether events can be resumed; else delivery is live only."""
+    catching_up: bool
+
+
+class _Numbers(Collector):
+    def __init__(self, read: Callable[[], Reading]) -> None:
+        self._read: Final = read
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield every metric, of this moment."""
+        now = self._read()
+        for name, told, value in (
+            ("connections", "WebSocket connections", now.connections),
+            ("replays", "Connections that stored events are being sent to", now.replays),
+            ("nats_up", "Whether NATS is connected", int(now.nats_up)),
+            ("stream_up", "Whether events can be resumed; 0: live only", int(now.stream_up)),
+            (
+                "catching_up",
+                "Whether missed events are being read from the stream",
+                int(now.catching_up),
+            ),
+        ):
+            yield GaugeMetricFamily(f"bridge_{name}", told, value=value)
+        for name, told, value in (
+            ("events", "Events that came in and were in order", now.events),
+            ("deliveries", "Events given to connections", now.deliveries),
+            ("catch_ups", "Times that missed events were read to their end", now.caught_up),
+        ):
+            yield CounterMetricFamily(f"bridge_{name}", told, value=value)
+        for name, told, label, values in (
+            ("rejected_events", "Events that were refused", "reason", now.rejected),
+            ("spared_deliveries", "Events that a slow client did not get", "how", now.spared),
+        ):
+            family = CounterMetricFamily(f"bridge_{name}", told, labels=[label])
+            for key, value in sorted(values.items()):
+                family.add_metric([str(key)], value)
+            yield family
+
+
+def router(read: Callable[[], Reading]) -> APIRouter:
+    """Return the route."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Numbers(read))
+    routes = APIRouter(tags=["health"])
+
+    @routes.get("/metrics", summary="Counts and states for Prometheus", response_class=Response)
+    async def metrics(request: Request) -> Response:
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"Content-Type": kind})
+
+    return routes
