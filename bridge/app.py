@@ -1,16 +1,14 @@
 """The composition root: makes the parts, joins them, starts and stops them in order.
 
-The only file that knows everything. ``serve`` is the whole life of one bridge process.
+The only file that knows everything. :mod:`bridge.process` gives it the life of a process.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import secrets
-import signal
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -394,58 +392,3 @@ class Bridge:
 
     def _operations(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         return {**self._administration.operations, "redeem": self._redeem_for}
-
-
-async def serve(settings: BridgeSettings, on_ready: Callable[[str], None]) -> None:
-    """Run one bridge until SIGTERM or SIGINT, and stop it in order.
-
-    ``on_ready`` gets the base URL once clients can connect. Raises :class:`StartError` for what its
-    owner can mend. A second signal cuts the drain short.
-    """
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    hurry = asyncio.Event()
-
-    def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal)
-    try:
-        bridge = Bridge(settings, loop)
-        starting = loop.create_task(bridge.start())
-        stopped = loop.create_task(stop.wait())
-        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            url = await starting
-            _tame_collector()
-            on_ready(url)
-            await stopped
-        else:
-            starting.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StartError):
-                await starting
-        stopping = loop.create_task(bridge.stop())
-        hurried = loop.create_task(hurry.wait())
-        await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
-        hurried.cancel()
-        if not stopping.done():
-            stopping.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await stopping
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-
-
-def _tame_collector() -> None:
-    """Keep the cycle collector from holding up deliveries.
-
-    A full collection walks every object, whenever a quarter more objects have come. What the start
-    made stays for good, so it is taken out of its sight; the young are still collected, and cycles
-    that grow old are few, since connections are taken apart by reference counting. Collecting
-    20,000 young objects holds everything up for 5 ms; 2,000 at a time cost as much, in small bits.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(2_000, 500, 1000)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 
 from bridge.commands.terminal import CommandError, say
-from bridge.loop import FairLoop
 from bridge.settings import BridgeSettings
 from bridge.telemetry import logs
 
@@ -23,8 +21,7 @@ def run(host: str | None, port: str | None) -> int:
     settings = BridgeSettings.from_environment(environment)
     logs.configure(settings.server.log_level, settings.server.log_format)
 
-    from bridge import app  # after the log is set up, and only when there is something to serve
+    from bridge import process  # after the log is set up, and only when there is something to serve
 
-    with asyncio.Runner(loop_factory=FairLoop) as runner:
-        runner.run(app.serve(settings, on_ready=lambda url: say(READY + url)))
+    process.run(settings, on_ready=lambda url: say(READY + url))
     return 0

@@ -21,6 +21,7 @@ from bridge.errors import BridgeError, BrokerUnavailable
 from bridge.identity.tokens import Deactivated, Identity, KeyNeeded
 from bridge.sessions import detours
 from bridge.sessions.effects import receive
+from bridge.sessions.greeting import greeting
 from bridge.sessions.orders import DIRECT, Order
 from bridge.sessions.replay import Replay
 from bridge.sessions.states import State, advance
@@ -35,36 +36,20 @@ from schemas.commands import (
     parse_client_message,
 )
 from schemas.cursors import Cursor
-from schemas.errors import CursorError
 from schemas.patterns import Pattern
 from schemas.replies import (
     AuthExpiring,
     AuthExpiringData,
     ConnectionDraining,
-    ConnectionEstablished,
     DrainingData,
-    EstablishedData,
     Gap,
     GapData,
-    Limits,
     Reply,
     error,
 )
 
 log = logging.getLogger(__name__)
 
-FEATURES: Final = (
-    "heartbeat",
-    "subscriptions",
-    "rate_limiting",
-    "message_validation",
-    "patterns",
-    "commands",
-    "auth_refresh",
-    "policy",
-)
-RESUME: Final = "resume"
-"""Is among the features while events can be resumed."""
 MAX_SIGNS: Final = 1000
 """Pings, pongs and fragments between two ticks; a message of the largest size has fewer."""
 MAX_EARLY: Final = 100
@@ -187,28 +172,7 @@ class Session:
         replay = None if asked is None else detours.replay(self)
         env.hub.users[identity.user].add(self.outbox)
         env.hub.everybody.add(self.outbox)
-        limits = env.limits
-        self.send(
-            ConnectionEstablished(
-                data=EstablishedData(
-                    connection_id=self.id,
-                    user_id=identity.user_id,
-                    features=[*FEATURES, RESUME] if env.can_resume() else list(FEATURES),
-                    limits=Limits(
-                        max_message_size=limits.max_message_size,
-                        rate_limit_messages=limits.rate_limit_messages,
-                        rate_limit_window=limits.rate_limit_window,
-                        heartbeat_interval=limits.heartbeat_interval,
-                        connection_timeout=limits.connection_timeout,
-                        max_subscriptions=limits.max_subscriptions,
-                    ),
-                    expires_at=rfc3339(identity.expires_at),
-                    cursor=self._first_cursor(),
-                    resume=None if asked is None else {"replaying": True},
-                ),
-                reply_to=reply_to,
-            )
-        )
+        self.send(greeting(self, identity, reply_to))
         if replay is not None:
             replay.order(Order(frozenset({DIRECT}), asked))
         log.debug("connection %s of user %s is open", self.id, identity.user_id)
@@ -401,20 +365,6 @@ class Session:
         if not hub.order.identity or self.replay is not None:
             return None
         if backlog is not None and not (backlog.lost_after is backlog.topics_at is None):
-            return None
-        return str(Cursor(hub.order.identity.decode(), hub.order.position, hub.order.position))
-
-    def _first_cursor(self) -> str | None:
-        # Until the first stored event has come, what the client brought is what it must keep.
-        hub, asked = self.env.hub, self.intro.cursor
-        if asked is not None:
-            try:
-                brought = Cursor.parse(asked)
-                if not hub.order.identity or brought.stream == hub.order.identity.decode():
-                    return asked
-            except CursorError:
-                pass
-        if not hub.order.identity:
             return None
         return str(Cursor(hub.order.identity.decode(), hub.order.position, hub.order.position))
 

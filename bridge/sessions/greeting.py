@@ -1,0 +1,67 @@
+"""``connection.established``: what a client is told when it comes in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from bridge.identity.tokens import Identity
+from bridge.sessions.surroundings import rfc3339
+from schemas.cursors import Cursor
+from schemas.errors import CursorError
+from schemas.replies import ConnectionEstablished, EstablishedData, Limits
+
+if TYPE_CHECKING:
+    from bridge.sessions.session import Session
+
+FEATURES: Final = (
+    "heartbeat",
+    "subscriptions",
+    "rate_limiting",
+    "message_validation",
+    "patterns",
+    "commands",
+    "auth_refresh",
+    "policy",
+)
+RESUME: Final = "resume"
+"""Is among the features while stored events can be read."""
+
+
+def greeting(session: Session, identity: Identity, reply_to: str | None) -> ConnectionEstablished:
+    """Return the message for a session that opens now."""
+    env, limits = session.env, session.env.limits
+    return ConnectionEstablished(
+        data=EstablishedData(
+            connection_id=session.id,
+            user_id=identity.user_id,
+            features=[*FEATURES, RESUME] if env.can_resume() else list(FEATURES),
+            limits=Limits(
+                max_message_size=limits.max_message_size,
+                rate_limit_messages=limits.rate_limit_messages,
+                rate_limit_window=limits.rate_limit_window,
+                heartbeat_interval=limits.heartbeat_interval,
+                connection_timeout=limits.connection_timeout,
+                max_subscriptions=limits.max_subscriptions,
+            ),
+            expires_at=rfc3339(identity.expires_at),
+            cursor=_first_cursor(session),
+            resume=None if session.intro.cursor is None else {"replaying": True},
+        ),
+        reply_to=reply_to,
+    )
+
+
+def _first_cursor(session: Session) -> str | None:
+    # Until the first stored event has come, what the client brought is what it must keep.
+    order, asked = session.env.hub.order, session.intro.cursor
+    if asked is not None:
+        try:
+            brought = Cursor.parse(asked)
+        except CursorError:
+            pass
+        else:
+            if not order.identity or brought.stream == order.identity.decode():
+                return asked
+    if not order.identity:
+        return None
+    return str(Cursor(order.identity.decode(), order.position, order.position))
