@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -26,6 +27,8 @@ BATCH: Final = 128
 """Messages that are read at a time."""
 SLICE: Final = 32
 """Messages that are delivered in one loop iteration: less than half a millisecond of work."""
+SETTLES: Final = 2
+"""Looks at the stream after which what it had then has come in."""
 PATIENCE: Final = 10.0
 """Seconds that JetStream has to come back after NATS has; then delivery goes on without."""
 
@@ -104,11 +107,11 @@ class Continuity:
         self._breaks = 0
         self._running = False
         self._watching = False
-        self._settled: tuple[str, int, int] | None = None
+        self._settled: Final[deque[tuple[str, int, int]]] = deque()
         self._identity = ""
         self._left = 0
         self.completed = 0
-        """How many times what was missed has been read to its end."""
+        """How many times what was missed has been dealt with: read to its end, or given up."""
         self.recovered = 0
         """How many stored events were looked at for that."""
 
@@ -145,9 +148,11 @@ class Continuity:
 
     def tick(self) -> None:
         """Look at the stream from time to time: whether it is there, and how far it reaches."""
-        if not self._watching and self._up.is_set():
-            self._watching = True
-            self._spawn(self._watch())
+        if self._up.is_set():
+            self._start()  # in case a fault of ours ended it with work left
+            if not self._watching:
+                self._watching = True
+                self._spawn(self._watch())
 
     async def look(self) -> Head:
         """Look at the stream, and notice when it is another one.
@@ -174,10 +179,12 @@ class Continuity:
                 return
             if reached > head.last:
                 self._sink.fall(head.last)
-            # What the stream had a look ago has come in by now, if the connection held.
-            settled, self._settled = self._settled, (head.identity, breaks, head.last)
-            if settled is not None and settled[:2] == (head.identity, self._breaks):
-                self._sink.rise(settled[2])
+            # What the stream had two looks ago has come in by now, if the connection held.
+            self._settled.append((head.identity, breaks, head.last))
+            if len(self._settled) > SETTLES:
+                identity, held, last = self._settled.popleft()
+                if (identity, held) == (head.identity, self._breaks):
+                    self._sink.rise(last)
         except BrokerUnavailable:
             pass  # the stream's problem says it
         finally:
@@ -230,13 +237,17 @@ class Continuity:
             raise BrokerUnavailable("NATS does not confirm the subscriptions")
         head = await self.look()
         for subject, job in list(self._jobs.items()):
+            if head.identity != self._identity:
+                raise BrokerUnavailable("the stream was made anew meanwhile")
             await self._read(subject, job, head)
         return head
 
     async def _read(self, subject: str, job: _Job, head: Head) -> None:
         upto = head.last if job.upto is None else job.upto
         if head.first > job.after + 1:
-            self._tell(job.after, min(head.first - 1, upto), GapReason.RETENTION)
+            # Of one subject it is not known whether there was anything before ``upto``.
+            if job.upto is None or job.upto < head.first:
+                self._tell(job.after, min(head.first - 1, upto), GapReason.RETENTION)
             job.after = head.first - 1
         while job.after < upto:
             self._left = upto - job.after
@@ -244,7 +255,7 @@ class Continuity:
             for count, stored in enumerate(batch.messages, 1):
                 if stored.sequence > upto:
                     break
-                self._deliver(stored, job.as_of or stored.sequence)
+                self._deliver(stored, max(job.as_of or 0, stored.sequence))
                 job.after = stored.sequence
                 if count % SLICE == 0:
                     await asyncio.sleep(0)

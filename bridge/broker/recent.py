@@ -53,19 +53,12 @@ class Stretch:
     async def read(self, subject: str, after: int, most: int) -> Batch:
         """Return the next messages of a subject after a sequence, of those that are kept."""
         name = subject.removeprefix(self._root)
-        resource = ""
-        if name.startswith("topic.") and not name.endswith(">"):
-            name, _, resource = name.rpartition(".")
-        elif name.endswith(".>"):
+        if name.endswith((".>", f".{ANY}")):
             name = name[:-2]
         kept = self.messages.get(name, [])
         at = bisect_right(kept, after, key=_sequence)
-        if resource in ("", ANY):
-            found = kept[at : at + most]
-            return Batch(found, len(kept) - at - len(found))
-        tail = f".{resource}".encode()
-        matching = [each for each in kept[at:] if each.subject.endswith(tail)]
-        return Batch(matching[:most], max(0, len(matching) - most))
+        found = kept[at : at + most]
+        return Batch(found, len(kept) - at - len(found))
 
     def keep(self, messages: _Messages, stored: Stored) -> None:
         """Sort a message in; it comes after those that are there."""
@@ -75,6 +68,7 @@ class Stretch:
         if audience == "topic":
             messages.setdefault(audience, []).append(stored)
             messages.setdefault(name.rpartition(".")[0], []).append(stored)
+            messages.setdefault(name, []).append(stored)
         elif audience == "user":
             messages.setdefault(f"user.{rest.partition('.')[0]}", []).append(stored)
         else:
@@ -138,10 +132,19 @@ class Recent:
             stretch = self._stretch = Stretch(self._root, identity, after)
         if after < stretch.low:
             before: _Messages = {}
+            kept = stretch.bytes
             if await self._read_on(stretch, before, after, stretch.low) < stretch.low:
+                stretch.bytes = kept
                 return
             stretch.put_before(before, after)
-        stretch.high = await self._read_on(stretch, stretch.messages, stretch.high, upto)
+        while stretch.high < upto and stretch.bytes < MAX_BYTES:
+            # A batch at a time: whoever reads may be gone, or NATS, with any of them.
+            high = min(upto, stretch.high + BATCH)
+            more: _Messages = {}
+            high = await self._read_on(stretch, more, stretch.high, high)
+            for name, some in more.items():
+                stretch.messages.setdefault(name, []).extend(some)
+            stretch.high = high
 
     async def _read_on(self, stretch: Stretch, messages: _Messages, after: int, upto: int) -> int:
         """Keep what is stored after a sequence, up to another; return how far that went."""

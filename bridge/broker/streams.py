@@ -105,19 +105,11 @@ class Stream:
         self._running: asyncio.Task[Head] | None = None
         self._next: asyncio.Task[Head] | None = None
         self._noted: list[str] = []
+        self._holes: tuple[tuple[str, int, int], list[int]] | None = None
         self.head: Head | None = None
         """What was seen last; None before the stream was seen."""
         self.problem = "not looked for yet"
         """Why there is no stream to rely on, in words; empty when there is."""
-
-    async def ensure(self) -> None:
-        """Make the stream, or check the one that is there; never changes one. Does not raise:
-        without a stream delivery is live only, and :attr:`problem` says why.
-        """
-        try:
-            await self.look()
-        except BrokerUnavailable:
-            return  # the problem says it
 
     async def look(self) -> Head:
         """Return how far the stream reaches now: asked after this call, together with others.
@@ -176,9 +168,11 @@ class Stream:
         except BrokerUnavailable as problem:
             raise BrokerUnavailable(f"JetStream does not answer: {problem}") from None
         try:
-            found: dict[str, Any] = json.loads(answer)
+            found = json.loads(answer)
         except ValueError:
-            raise BrokerUnavailable("JetStream's answer can't be read") from None
+            found = None
+        if not isinstance(found, dict):
+            raise BrokerUnavailable("JetStream's answer can't be read")
         return found
 
     def _read(self, answer: dict[str, Any]) -> Head:
@@ -215,8 +209,11 @@ class Stream:
             return False
         if head.deleted > MAX_DELETED:
             return True
-        deleted = (await self._info({"deleted_details": True})).get("state", {}).get("deleted", ())
-        return any(after < sequence <= upto for sequence in deleted or ())
+        seen = (head.identity, head.first, head.deleted)
+        if self._holes is None or self._holes[0] != seen:
+            state = (await self._info({"deleted_details": True})).get("state", {})
+            self._holes = (seen, list(state.get("deleted") or ()))
+        return any(after < sequence <= upto for sequence in self._holes[1])
 
     def _set(self, problem: str) -> None:
         if problem and problem != self.problem:

@@ -37,6 +37,7 @@ class Backlog:
         "_write",
         "blocked",
         "dropped",
+        "kept_to",
         "lost_after",
         "on_paced",
         "on_unblocked",
@@ -79,8 +80,10 @@ class Backlog:
         self.topics_at: int | None = None
         """Up to where the client had the events of topics, after a resume in which it has not
         subscribed yet: a cursor that it gets must not go past that."""
+        self.kept_to = 0
+        """The last durable event that was written or waits."""
         self.lost_after: int | None = None
-        """The last durable event before the first that did not fit."""
+        """What that was when the first one did not fit."""
         self.overflowed = False
         """Even the bridge's own messages don't fit any more."""
         self.dropped: dict[str, int] = {}
@@ -149,6 +152,12 @@ class Backlog:
         if out:
             self._write(out[0] if len(out) == 1 else b"".join(out))
 
+    def forsake(self, event_type: str) -> None:
+        """Let go of what waits for the pace of a type that is not wanted as it was."""
+        pace = self.paces.get(event_type)
+        for _ in pace.rest() if pace is not None else ():
+            self._drop(event_type)
+
     def flush(self) -> None:
         """Write all that waits although the connection is slow: it is about to be closed."""
         waiting, self.waiting = self.waiting, {}
@@ -170,6 +179,7 @@ class Backlog:
         Returns False when that did not fit: then the replay has to go on from the stream.
         """
         self.skip_to = max(self.skip_to, upto)
+        self.kept_to = max(self.kept_to, upto)
         if self.overran:
             return False
         self.replaying = False
@@ -194,8 +204,15 @@ class Backlog:
 
     def begin_stream(self) -> None:
         """The stream is another one: sequences begin anew."""
-        self.skip_to = 0
+        self.skip_to = self.kept_to = 0
         self.lost_after = self.topics_at = None
+
+    def fall(self, position: int) -> None:
+        """The stream does not reach further than this: higher sequences were no events of it."""
+        self.skip_to = min(self.skip_to, position)
+        self.kept_to = min(self.kept_to, position)
+        if self.lost_after is not None:
+            self.lost_after = min(self.lost_after, position)
 
     # Steps of the above.
 
@@ -238,10 +255,12 @@ class Backlog:
             self._count("healed")  # comes again with the replay
         elif not self.blocked:
             out.append(self._held(frame))
+            self.kept_to = sequence
         elif self._fits(frame):
             self._keep(self._place(), self._held(frame), None)
+            self.kept_to = sequence
         else:
-            self.lost_after = sequence - 1
+            self.lost_after = self.kept_to
             self._count("healed")
 
     def _held(self, frame: bytes) -> bytes:
@@ -261,7 +280,7 @@ class Backlog:
             return
         if pace.keep(kind, resource, frame):
             self._count("conflated")
-        elif pace.shed(self._max_frames):
+        while pace.shed(self._max_frames, self._max_bytes):
             self._drop(kind.name)
         self.on_paced()
 

@@ -65,6 +65,7 @@ class Hub:
         """
         self.order: Final = StreamOrder(self.deliver, self._since)
         self.order.on_begin = self._on_stream
+        self.order.on_fall = self._on_fall
         self.counts: Final = Counts()
         self.flush: Final = flush
         self._detours: Final = flush.detours
@@ -81,9 +82,6 @@ class Hub:
             for audience in Audience
         }
         self._known: Final = frozenset(name.encode() for name in catalogue.types)
-        self._all_types: Final[Types] = {
-            name.encode(): found for name in catalogue.types if (found := catalogue.get(name))
-        }
         self._root_length: Final = len(live_root) + 1
         self._events_root: Final = events_root.encode() + b"."
         self.everybody: Final = DirectRoute(
@@ -195,6 +193,11 @@ class Hub:
             if outbox.backlog is not None:
                 outbox.backlog.begin_stream()
 
+    def _on_fall(self, position: int) -> None:
+        for outbox in self.flush.detours:
+            if outbox.backlog is not None:
+                outbox.backlog.fall(position)
+
     def _route(self, subject: bytes) -> DirectRoute | TopicRoute | None:
         audience, _, rest = subject[self._root_length :].decode("utf-8", "replace").partition(".")
         if audience == Audience.USER:
@@ -203,34 +206,28 @@ class Hub:
             return self.topics.get(rest.rpartition(".")[0])
         return self.everybody if audience == Audience.ALL else None
 
-    def split_stored(self, subject: bytes) -> tuple[str, bytes]:
-        """Return the audience and the rest, without the user, of a stored event's subject."""
-        if not subject.startswith(self._events_root):
-            return "", b""
-        audience, _, rest = subject[len(self._events_root) :].partition(b".")
-        if audience == b"user":
-            rest = rest.partition(b".")[2]
-        return audience.decode("utf-8", "replace"), rest
-
     def recall(
         self, subject: bytes, payload: bytes, cursor: bytes
-    ) -> tuple[EventType, str, bytes] | None:
-        """Return type, resource token and frame of a stored event; None where it is refused.
+    ) -> tuple[Audience, EventType, str, bytes] | None:
+        """Return audience, type, resource token and frame of a stored event.
 
-        ``subject`` is as :meth:`split_stored` returns it.
+        None where it would be refused live as well; ``subject`` is the one it was stored under.
         """
-        name, _, resource = subject.rpartition(b".")
-        event_type = self._all_types.get(name)
-        if event_type is None or len(payload) > self._max_size:
-            return None
         try:
+            name, _, rest = subject.removeprefix(self._events_root).decode().partition(".")
+            audience = Audience(name)
+            if audience is Audience.USER:
+                rest = rest.partition(".")[2]
+            type_name, _, resource = rest.rpartition(".")
+            event_type = self._types[audience].get(type_name.encode())
+            if event_type is None or len(payload) > self._max_size:
+                return None
             event_type.check(payload)
-            token = resource.decode()
-        except (EventError, UnicodeDecodeError):
+        except (EventError, ValueError):
             return None
-        if not event_type.traits.durable or not is_token(token):
+        if not event_type.traits.durable or not is_token(resource):
             return None
-        return event_type, token, text_frame(splice_cursor(payload, cursor))
+        return audience, event_type, resource, text_frame(splice_cursor(payload, cursor))
 
     def _published(self, subject: bytes, headers: bytes) -> bytes:
         # Anybody may write these headers, so they only choose between two subjects.

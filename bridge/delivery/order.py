@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-MAX_DETAINED: Final = 4096
+MAX_DETAINED: Final = 1024
 MAX_DETAINED_BYTES: Final = 8 * 1024 * 1024
 """Durable events that may wait while the bridge reads what it missed."""
 REMEMBERED: Final = 8192
@@ -28,8 +28,8 @@ Message = tuple[bytes, bytes, bytes]
 class StreamOrder:
     """Where this bridge is in the stream.
 
-    The hub inlines the common case, in which only ``latest`` is written: ``gate`` is off, and the
-    event is the first of its subject.
+    The hub inlines the common cases: ``gate`` is off, and the event is the first of its subject or
+    follows the last one that came.
     """
 
     __slots__ = (
@@ -47,6 +47,7 @@ class StreamOrder:
         "last",
         "latest",
         "on_begin",
+        "on_fall",
         "on_missed",
     )
 
@@ -75,6 +76,8 @@ class StreamOrder:
         """What cursors begin with; while it is empty, events have none."""
         self.on_missed: Callable[[str, int, int], None] = lambda subject, after, upto: None
         """Takes a live subject, and between which sequences an event of it did not come."""
+        self.on_fall: Callable[[int], None] = lambda position: None
+        """Called when sequences that were taken for true can't be."""
         self.on_begin: Callable[[], None] = lambda: None
         """Called when the stream is another one."""
 
@@ -90,6 +93,8 @@ class StreamOrder:
     def fall(self, position: int) -> None:
         """The stream does not reach further than this: what said so was no event of it."""
         self.latest, self._floor = b"%d" % position, position
+        self._skip_to = min(self._skip_to, position)
+        self.on_fall(position)
 
     def begin(self, identity: bytes, position: int) -> None:
         """The stream is another one, or seen for the first time: sequences begin anew."""

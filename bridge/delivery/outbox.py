@@ -197,16 +197,24 @@ class Flush:
         """Remember what a frame is until it is flushed; asked for while there are backlogs."""
         self._known[id(frame)] = (kind, resource, sequence, frame)
 
-    def detour(self, outbox: Outbox) -> Backlog:
-        """Return the backlog of an outbox; from here on it takes what is offered."""
+    def detour(self, outbox: Outbox, position: int = 0) -> Backlog:
+        """Return the backlog of an outbox; from here on it takes what is offered.
+
+        ``position`` is the sequence up to which durable events have been offered.
+        """
+        self.settle()
         if outbox.backlog is None:
-            self.settle()
             outbox.drain()  # what these frames are is not known any more
+        elif outbox.frames:
+            # They were offered before what is about to change.
+            frames, outbox.frames = outbox.frames, []
+            self._take(outbox, outbox.backlog, frames)
         backlog = outbox.backlog  # writing them may have made one: it blocks the connection
         if backlog is None:
             backlog = Backlog(
                 outbox.write, self._count, max_frames=self._max_frames, max_bytes=self._max_bytes
             )
+            backlog.kept_to = position
             outbox.backlog = backlog
             self.detours.add(outbox)
         return backlog

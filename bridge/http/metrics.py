@@ -30,7 +30,7 @@ class Reading:
     replays: int
     """Sessions that stored events are being sent to."""
     caught_up: int
-    """How often what was missed has been read from the stream to its end."""
+    """How often what was missed has been read from the stream, or given up."""
     nats_up: bool
     stream_up: bool
     """Whether events can be resumed; else delivery is live only."""
@@ -59,7 +59,7 @@ class _Numbers(Collector):
         for name, told, value in (
             ("events", "Events that came in and were in order", now.events),
             ("deliveries", "Events given to connections", now.deliveries),
-            ("catch_ups", "Times that missed events were read to their end", now.caught_up),
+            ("catch_ups", "Times that missed events were read, or given up", now.caught_up),
         ):
             yield CounterMetricFamily(f"bridge_{name}", told, value=value)
         for name, told, label, values in (

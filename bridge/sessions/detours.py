@@ -28,7 +28,8 @@ SUBSCRIBES_WITHIN: Final = 15.0
 def pause(session: Session) -> None:
     """The client reads too slowly for now: what is offered waits."""
     session.stalled_since = session.env.clock()
-    session.env.hub.flush.detour(session.outbox).blocked = True
+    hub = session.env.hub
+    hub.flush.detour(session.outbox, hub.order.position).blocked = True
 
 
 def resume(session: Session) -> None:
@@ -61,7 +62,7 @@ def replay(session: Session) -> Replay:
     """
     if session.replay is None:
         hub = session.env.hub
-        backlog = hub.flush.detour(session.outbox)
+        backlog = hub.flush.detour(session.outbox, hub.order.position)
         reached = hub.order.position
         lost, backlog.lost_after = backlog.lost_after, None
         if lost is not None:
@@ -89,9 +90,11 @@ def follow(session: Session, before: frozenset[Key]) -> Order | None:
     ``before`` is what was wanted until now. Returns the order for what is new, to be given once
     NATS has the subscription.
     """
+    _forsake(session, before)
     replay, head = session.replay, session.env.stream.head
     if replay is None or head is None:
         return None
+    replay.reread()
     new = replay.inherit(frozenset(session.wishes.keys) - before, before)
     if not new:
         return None
@@ -99,10 +102,22 @@ def follow(session: Session, before: frozenset[Key]) -> Order | None:
     return Order(new, begins=max(session.env.hub.order.position, head.last), quiet=True)
 
 
+def _forsake(session: Session, before: frozenset[Key]) -> None:
+    # What waits for its pace may have come by what is not wanted any more.
+    backlog = session.outbox.backlog
+    if backlog is not None and backlog.paces:
+        for event_type in {key[0] for key in before.difference(session.wishes.keys)}:
+            backlog.forsake(event_type)
+
+
 def look_after(session: Session, now: float) -> None:
     """What is due from time to time for a session that is off the straight way."""
     backlog = session.outbox.backlog
-    if backlog is not None and session.connected_at + SUBSCRIBES_WITHIN < now:
+    if (
+        backlog is not None
+        and session.replay is None
+        and session.connected_at + SUBSCRIBES_WITHIN < now
+    ):
         backlog.topics_at = None
     straighten(session)
 
@@ -116,7 +131,8 @@ def set_paces(session: Session, paces: Mapping[str, float | None]) -> None:
     """Keep events of these types to so many a second, or (None) to no pace."""
     if not paces:
         return
-    backlog = session.env.hub.flush.detour(session.outbox)
+    hub = session.env.hub
+    backlog = hub.flush.detour(session.outbox, hub.order.position)
     if session.pacer is None:
         session.pacer = Pacer(session)
     backlog.on_paced = session.pacer.arm
@@ -142,6 +158,8 @@ class Pacer:
         """Come back when the next event may go."""
         backlog = self._session.outbox.backlog
         due = None if backlog is None else backlog.paces.due()
+        if self._timer is not None and due is not None and due < self._timer.when():
+            self.stop()
         if self._timer is None and due is not None:
             wait = max(0.0, due - self._session.env.clock())
             self._timer = asyncio.get_running_loop().call_later(wait, self._wake)

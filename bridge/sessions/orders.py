@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -61,11 +62,8 @@ async def begin_last(
     """
 
     async def count(after: int) -> int:
-        total = 0
-        for subject in subjects:
-            batch = await reader.read(subject, after, 1)
-            total += len(batch.messages) + batch.pending
-        return total
+        batches = await asyncio.gather(*(reader.read(each, after, 1) for each in subjects))
+        return sum(len(batch.messages) + batch.pending for batch in batches)
 
     least, most, step = head.first - 1, head.last, last
     after = max(least, most - step)

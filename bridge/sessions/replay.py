@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 SLICE: Final = 32
 """Messages that are written in one loop iteration, for all replays together."""
+SLICE_BYTES: Final = 128 * 1024
+"""Bytes of them after which no further one is written."""
 TURN: Final = 1.0
 """Seconds after which a replay lets others go on."""
 MAX_SUBJECTS: Final = 12
@@ -68,7 +70,6 @@ class Replay:
         self._reached = reached
         self._behind: Final[dict[Key, int]] = {}
         self._known: Final[set[Key]] = {DIRECT, *session.wishes.keys}
-        self._had: Final[set[Key]] = set()
         self._stream = session.env.hub.order.identity
         self._written = 0
         self._passes = 0
@@ -82,6 +83,10 @@ class Replay:
 
     def order(self, order: Order) -> None:
         """Replay this too; each order was announced by :meth:`expect`."""
+        if self._task is not None and self._session.replay is not self:
+            order.reason = ResumeReason.UNAVAILABLE  # given up meanwhile
+            self._say(order, None, None)
+            return
         self._orders.append(order)
         self._expected -= 1
         if not self._expected:
@@ -97,18 +102,30 @@ class Replay:
         A resource that is wanted by itself now, after all of its type were, goes on where those
         are. One that was wanted by itself, before all of its type are, keeps where it is.
         """
+        wanted, known = self._session.wishes.keys, self._known
+        # What was written so far counts for each by itself from here on.
+        self._behind.update({key: self._after(key) for key in known})
+        self._reached, self._written = max(self._reached, self._written), 0
         new = set()
-        for event_type, resource in keys:
-            wide = (event_type, ANY)
-            if resource != ANY and wide in before:
-                self._known.add((event_type, resource))
-                if wide in self._behind:
-                    self._behind[event_type, resource] = self._behind[wide]
-                continue
-            if resource == ANY:
-                self._had.update(key for key in before if key[0] == event_type)
-            new.add((event_type, resource))
+        for key in keys:
+            wide = (key[0], ANY)
+            if key != wide and wide in before:
+                if key not in known and wide in known:
+                    known.add(key)
+                    self._behind[key] = self._behind[wide]
+                continue  # or the order of all of its type, still to be placed, takes it in
+            known.discard(key)
+            new.add(key)
+        for key in [each for each in known if each != DIRECT]:
+            if key not in wanted and (key[0], ANY) not in wanted:
+                known.discard(key)
+                self._behind.pop(key, None)
         return frozenset(new)
+
+    def reread(self) -> None:
+        """What waits may not be wanted or permitted any more: read it from the stream, and sift."""
+        self._backlog.begin()
+        self._backlog.overran = True
 
     def stop(self) -> None:
         """The session is over."""
@@ -134,7 +151,9 @@ class Replay:
             self._reached, self._written = upto, 0
             self._passes += 1
             self._behind.clear()
-            self._had.clear()
+            self._known.difference_update(
+                [key for key in self._known if key[1] != ANY and (key[0], ANY) in self._known]
+            )
             for order in orders:
                 self._complete(order, upto)
             await self._ordered.wait()
@@ -162,6 +181,7 @@ class Replay:
         while True:
             if self._backlog.blocked:
                 await self._unblocked()
+            await self._session.env.continuity.look()  # nobody waits in line to find it away
             async with self._session.env.turns.reading:
                 through = await self._turn(orders)
             if through is not None:
@@ -175,7 +195,11 @@ class Replay:
             self._begin_stream(env.hub.order.identity, env.hub.order.position)
         for order in orders:
             await self._place(order, head)
-        lowest = max(self._lowest(), head.first - 1)
+        lowest = self._lowest()
+        if head.first > lowest + 1:
+            if self._written or self._passes:  # else each order has told it
+                self._miss(orders, lowest, head.first - 1)
+            lowest = head.first - 1
         reader = await env.recent.reader(head.identity, lowest, head.last)
         merge = Merge(reader, self._subjects(), head.last)
         for tries in range(TRIES):
@@ -210,7 +234,8 @@ class Replay:
                 await merge.fill()
                 continue
             async with self._session.env.turns.writing:
-                self._write(merge, orders)
+                if not self._backlog.blocked:  # since it was looked at
+                    self._write(merge, orders)
                 await asyncio.sleep(0)
             if self._backlog.blocked or loop.time() >= ends:
                 break
@@ -219,10 +244,12 @@ class Replay:
     def _write(self, merge: Merge, orders: list[Order]) -> None:
         """Write what comes next, a slice of it at the most."""
         frames: list[bytes] = []
+        room = SLICE_BYTES
         for _ in range(SLICE):
-            stored = merge.take()
+            stored = merge.take() if room > 0 else None
             if stored is None:
                 break
+            room -= len(stored.payload)
             frame = self._frame(stored, orders)
             if frame is not None:
                 frames.append(frame)
@@ -235,7 +262,6 @@ class Replay:
         self._stream = identity
         self._reached, self._written = position, 0
         self._behind.clear()
-        self._had.clear()
 
     def _lowest(self) -> int:
         return max(self._written, min((self._reached, *self._behind.values())))
@@ -243,6 +269,8 @@ class Replay:
     def _miss(self, orders: list[Order], after: int, upto: int) -> None:
         for order in orders:
             order.miss(after, upto)
+        if all(order.quiet for order in orders):
+            self._session.tell_gap(after, upto, GapReason.RETENTION)
 
     async def _unblocked(self) -> None:
         unblocked = asyncio.Event()
@@ -261,11 +289,22 @@ class Replay:
     async def _place_anew(self, order: Order, head: Head) -> None:
         begins = direct = order.begins or self._reached
         keys = order.keys or frozenset()
+        if keys:
+            wanted = self._session.wishes.keys
+            # As it is wanted now: all of a type may have become single resources, or nothing.
+            keys = order.keys = frozenset(
+                [key for key in keys if key == DIRECT or key in wanted or (key[0], ANY) in wanted]
+                + [key for key in wanted if (key[0], ANY) in keys]
+            )
+        placed = frozenset(self._known)
         self._known.update(keys)
         if keys and DIRECT not in keys:
             self._backlog.topics_at = None  # what is replayed from here on says where they are
         if order.last:
-            subjects = [each for key in keys for each in self._key_subjects(*key)]
+            counted = keys
+            if len(keys) > MAX_SUBJECTS:  # a few questions for all: counts other resources too
+                counted = frozenset((event_type, ANY) for event_type, _ in keys)
+            subjects = [each for key in counted for each in self._key_subjects(*key)]
             begins, order.skip = await begin_last(
                 self._session.env.history, subjects, order.last, head
             )
@@ -283,7 +322,8 @@ class Replay:
                 return
             begins, direct = cursor.position, cursor.direct
         for key in keys:
-            self._behind[key] = direct if key == DIRECT else begins
+            if not order.begins or key not in placed:  # else an order before this one had it
+                self._behind[key] = direct if key == DIRECT else begins
         if order.last or order.begins:
             return
         if order.cursor is not None and DIRECT in keys:
@@ -305,15 +345,20 @@ class Replay:
         assert session.identity is not None
         root = session.env.subjects.root(Root.EVENTS)
         found: dict[str, int] = {}
-        keys = self._known.intersection(session.wishes.keys)
+        known, wanted = self._known, session.wishes.keys
+        lowest: dict[Key, int] = {}
+        for key in known - {DIRECT}:
+            wide = (key[0], ANY)
+            read = wide if wide in known and wide in wanted else key
+            if read in wanted or wide in wanted:
+                lowest[read] = min(self._after(key), lowest.get(read, self._after(key)))
         if session.intro.direct:
             direct: int | None = self._after(DIRECT)
         else:
-            direct = min(map(self._after, keys), default=None)
+            direct = min(lowest.values(), default=None)
         if direct is not None:
             found[f"{root}.user.{session.identity.user}.>"] = direct
             found[f"{root}.all.>"] = direct
-        lowest = {key: self._after(key) for key in keys}
         if len(lowest) <= MAX_SUBJECTS:
             return found | {self._topic_subject(*key): after for key, after in lowest.items()}
         if len({event_type for event_type, _ in lowest}) > MAX_SUBJECTS:
@@ -345,22 +390,20 @@ class Replay:
     def _frame(self, stored: Stored, orders: list[Order]) -> bytes | None:
         """Return the frame of a stored event, or None where this session is not to have it."""
         session, sequence = self._session, stored.sequence
-        hub = session.env.hub
-        audience, name = hub.split_stored(stored.subject)
-        found = hub.recall(name, stored.payload, str(self._cursor(sequence)).encode())
+        cursor = str(self._cursor(sequence)).encode()
+        found = session.env.hub.recall(stored.subject, stored.payload, cursor)
         if found is None:
             return None
-        kind, resource, frame = found
+        audience, kind, resource, frame = found
         key: Key | None
-        if audience == Audience.TOPIC or not session.intro.direct:
+        if audience is Audience.TOPIC or not session.intro.direct:
             key = session.wishes.key_of(kind.name, resource)
         else:
             permits = session.outbox.permits
             key = DIRECT if permits is None or permits(kind.name, resource) else None
-        if key not in self._known:
-            return None
         exact = (kind.name, resource)
-        if sequence <= self._behind.get(exact if exact in self._had else key, self._reached):
+        spot = exact if key not in (None, DIRECT) and exact in self._known else key
+        if spot not in self._known or sequence <= self._behind.get(spot, self._reached):
             return None
         for order in orders:
             if order.reason in (None, ResumeReason.CURSOR_TOO_OLD) and (

@@ -32,21 +32,11 @@ CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a peer has to answer a close frame before the connection is cut."""
 
 MAX_UNSENT: Final = 128 * 1024
-"""Bytes of one connection that wait in the kernel to be sent, about."""
+"""Bytes that wait in the kernel to be sent to a slow peer, about."""
 NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 
 _silent: Final = logging.getLogger("bridge.frames")
 _silent.setLevel(logging.CRITICAL)  # a peer's broken frames are answered, not logged
-
-
-def limit_unsent(transport: asyncio.Transport) -> None:
-    """Let the kernel keep little that was not sent yet: what waits is better kept in the backlog,
-    where it can be conflated, than in a buffer of megabytes where it grows old.
-    """
-    found = transport.get_extra_info("socket")
-    if found is not None and NOTSENT_LOWAT is not None:
-        with contextlib.suppress(OSError):
-            found.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, MAX_UNSENT)
 
 
 class Receiver(Protocol):
@@ -267,6 +257,7 @@ class Socket(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The transport's buffer is over its high-water mark."""
         self.paused = True
+        self._limit_unsent()
         if self._receiver is not None:
             self._receiver.on_pause()
 
@@ -284,6 +275,15 @@ class Socket(asyncio.Protocol):
         self._lose()
 
     # Steps of the above.
+
+    def _limit_unsent(self) -> None:
+        # From here on the kernel is to keep little that it has not sent: what waits is better kept
+        # in the backlog, where it can be conflated, than growing old in a buffer of megabytes. Only
+        # for a peer that is slow: in a burst it would split the writes, which cost the most.
+        found = self._transport.get_extra_info("socket")
+        if found is not None and NOTSENT_LOWAT is not None:
+            with contextlib.suppress(OSError):
+                found.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, MAX_UNSENT)
 
     def _data_frame(self, opcode: Opcode, payload: bytes, fin: bool) -> None:
         if self._closing:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final
 
-from bridge.sockets.socket import Parsers, Socket, limit_unsent
+from bridge.sockets.socket import Parsers, Socket
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -103,7 +103,6 @@ class _Upgrade(asyncio.Protocol):
             )
         )
         loop = asyncio.get_running_loop()
-        limit_unsent(self._transport)
         self._socket = Socket(self._transport, self._parsers, loop)
         # uvicorn sets this object as the transport's protocol after this call.
         loop.call_soon(self._transport.set_protocol, self._socket)
