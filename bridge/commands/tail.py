@@ -195,8 +195,9 @@ class Tail:
             while True:
                 text = await socket.recv(decode=True)
                 message = json.loads(text)
-                self._cursor = message.get("cursor") or message["data"].get("cursor", self._cursor)
-                if message["type"] in FROM_THE_BRIDGE:
+                own = message["type"] in FROM_THE_BRIDGE
+                self._cursor = (message["data"] if own else message).get("cursor") or self._cursor
+                if own:
                     await self._heard(socket, message["type"], message["data"])
                     continue
                 self._view.event(message, text)
@@ -206,7 +207,7 @@ class Tail:
                         return 0
         except ConnectionClosed as closed:
             return self._closed(closed)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise CommandError(
                 f"{where(self._url)} sent what is no message of a bridge", FAILED
             ) from None

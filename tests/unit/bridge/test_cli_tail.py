@@ -130,6 +130,37 @@ async def test_events_go_to_stdout_and_the_rest_beside_it(
     assert "\x1b" not in told.out + told.err
 
 
+async def test_it_comes_back_with_its_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last cursor goes into the address and into the subscription, so that nothing is missed;
+    without one to begin with there is none.
+    """
+    subscribed = []
+
+    async def hear(connection: ServerConnection, **data: Any) -> str:
+        assert connection.request is not None
+        await say(connection, "connection.established", {"user_id": "42", **data})
+        subscribed.append(json.loads(await connection.recv())["data"])
+        return connection.request.path
+
+    async def first(connection: ServerConnection) -> None:
+        assert await hear(connection, cursor="s-1", resume=None) == "/ws"
+        event = {"type": "review.created", "id": "1", "timestamp": TIME, "cursor": "s-2"}
+        await connection.send(json.dumps({**event, "data": {"cursor": "not this"}}))
+        await connection.close(1001)
+
+    async def second(connection: ServerConnection) -> None:
+        path = await hear(connection, cursor="s-2", resume={"replaying": True})
+        assert path == "/ws?cursor=s-2"
+        await say(connection, "resume.completed", {"recovered": True, "replayed": 3})
+        await say(connection, "upload.progress", {"upload_id": "u1", "progress": 40})
+        await connection.wait_closed()
+
+    async with scripted(first, second) as url:
+        assert await client(url, ["review.*"], count=2).run() == 0
+    assert subscribed == [{"events": ["review.*"]}, {"events": ["review.*"], "cursor": "s-2"}]
+    assert "3 stored events came" in capsys.readouterr().err
+
+
 async def test_json_is_one_event_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     """``--json`` gives each event as it came, and on one line however its publisher wrote it."""
     event = {"type": "upload.progress", "id": "1", "timestamp": TIME, "data": {"progress": 40}}
