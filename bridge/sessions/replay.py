@@ -141,7 +141,9 @@ class Replay:
     async def _run(self) -> None:
         backlog = self._backlog
         while True:
-            orders, self._orders[:] = list(self._orders), []
+            # What was asked for counts first, then what makes up for a slow client.
+            orders = sorted(self._orders, key=lambda order: order.keys is None)
+            self._orders.clear()
             try:
                 upto = await self._patiently(orders)
             except BrokerUnavailable as problem:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.broker.recent import CROWD, Recent
+from bridge.errors import BrokerUnavailable
 from tests.support.scripted_stream import ScriptedStream
 
 SUBJECTS = (
@@ -101,6 +102,33 @@ async def test_a_longer_stretch_is_read_on(scene: Scene) -> None:
     found = await reader.read("events.topic.>", 2, 100)
     assert [each.sequence for each in found.messages] == [4, 5, 6, 10, 11, 12, 16, 17, 18]
     assert [after for _, after in scene.stream.reads] == [2, 12]
+
+
+@pytest.mark.parametrize("ends", ["break", "cancel"])
+async def test_whoever_reads_may_be_stopped_in_the_middle(scene: Scene, ends: str) -> None:
+    """NATS is gone, or the first of the crowd is: the next one gets each message once."""
+    for _ in range(100):
+        for subject in SUBJECTS:
+            scene.stream.store(subject, b"{}")
+    upto = scene.stream.last
+    task = asyncio.create_task(scene.recent.reader("5f", 0, upto))
+
+    def stop() -> None:
+        if len(scene.stream.reads) == 3:
+            scene.stream.on_read = lambda: None
+            if ends == "cancel":
+                task.cancel()
+            else:
+                scene.stream.failures = 1
+
+    scene.stream.on_read = stop
+    await asyncio.wait({task})
+    assert task.cancelled() or isinstance(task.exception(), BrokerUnavailable)
+    reader = await scene.recent.reader("5f", 0, upto)
+    assert reader is not own(scene)
+    for subject in ("events.all.>", "events.topic.review.updated.*", SUBJECTS[3]):
+        found = await reader.read(subject, 0, upto)
+        assert found == await scene.stream.read(subject, 0, upto)
 
 
 async def test_another_stream_is_read_anew(scene: Scene) -> None:

@@ -45,6 +45,34 @@ class TestDetour:
         scene.unblock(crowd[0], 3)
         assert crowd[0].writes == [b"12", b"3"]
 
+    def test_what_a_backlog_was_offered_is_taken_as_it_was(self, scene: Scene) -> None:
+        """What changes from here on holds for what is offered from here on: a replay that begins
+        now, and reads what comes after it, does not hold back or leave out what was before.
+        """
+        one = Connection()
+        scene.flush.detour(one.outbox)
+        scene.event(one, 1, b"1")
+        backlog = scene.flush.detour(one.outbox, 1)
+        backlog.begin()
+        scene.event(one, 2, b"2")
+        scene.turns.run()
+        assert one.writes == [b"1"]
+        assert backlog.finish(1)
+        assert one.writes == [b"1", b"2"]
+
+    def test_what_did_not_fit_is_after_what_was_kept(self, scene: Scene) -> None:
+        """Whatever sequence the first one that did not fit had: an older one may come late."""
+        one = Connection()
+        backlog = scene.flush.detour(one.outbox, 10)
+        backlog.blocked = True
+        for number in range(11, 11 + MAX_FRAMES):
+            scene.event(one, number, b"%d" % number)
+        scene.event(one, 999, b"999")
+        scene.turns.run()
+        assert (backlog.kept_to, backlog.lost_after) == (10 + MAX_FRAMES, 10 + MAX_FRAMES)
+        backlog.fall(12)
+        assert backlog.lost_after == 12
+
     def test_a_crowds_frames_are_looked_at_one_by_one(self, scene: Scene) -> None:
         """A member off the straight way is given each frame, so that each can be conflated."""
         crowd = [Connection() for _ in range(2)]

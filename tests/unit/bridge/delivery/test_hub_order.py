@@ -10,8 +10,10 @@ from bridge.delivery import hub as hub_module
 from bridge.delivery import order as order_module
 from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush, Outbox
-from schemas.subjects import Address, Root, Subjects
-from tests.support.bus import envelope, to_user, topic
+from schemas.catalogue import Catalogue
+from schemas.events import EventData, event
+from schemas.subjects import Address, Audience, Root, Subjects
+from tests.support.bus import envelope, everyone, to_user, topic
 from tests.support.kinds import CATALOGUE
 from tests.support.scripted_nats import Turns
 
@@ -30,22 +32,32 @@ def headers(sequence: int | str, before: int | str | None = 0, stream: bytes = H
     return b"NATS/1.0\r\nNats-Msg-Id: 1\r\n" + stream + text.encode()
 
 
+class Kept(EventData):
+    """A type that is one user's business only."""
+
+
+ONE_AUDIENCE = Catalogue([event("note.kept", audiences=frozenset({Audience.USER}))(Kept)])
+
+
+def _hub(catalogue: Catalogue, turns: Turns) -> Hub:
+    return Hub(
+        catalogue,
+        Flush(turns.call_soon, max_frames=100, max_bytes=1 << 20, clock=lambda: 0.0),
+        live_root="live",
+        events_root="events",
+        stream_header=HEADER,
+        reject=lambda *_: None,
+        max_size=65_536,
+    )
+
+
 class Scene:
     """A hub, one client that wants reviews and its own events, and what is found missing."""
 
     def __init__(self) -> None:
         self.turns = Turns()
         self.writes: list[bytes] = []
-        flush = Flush(self.turns.call_soon, max_frames=100, max_bytes=1 << 20, clock=lambda: 0.0)
-        self.hub = Hub(
-            CATALOGUE,
-            flush,
-            live_root="live",
-            events_root="events",
-            stream_header=HEADER,
-            reject=lambda *_: None,
-            max_size=65_536,
-        )
+        self.hub = _hub(CATALOGUE, self.turns)
         self.hub.order.begin(b"5f", 0)
         self.missed: list[tuple[str, int, int]] = []
         self.hub.order.on_missed = lambda *found: self.missed.append(found)
@@ -280,51 +292,74 @@ class TestMissed:
         assert scene.missed == [("live.topic.review.updated.18", 118, 228)]
 
 
+class TestFall:
+    """Sequences that were taken for true, of an event that the stream never had."""
+
+    def test_slow_clients_hear_of_it(self, scene: Scene) -> None:
+        """What they would have skipped up to, or healed from, is not past the stream's end."""
+        backlog = scene.hub.flush.detour(scene.outbox, scene.hub.order.position)
+        backlog.blocked = True
+        scene.come(MINE, 3)
+        scene.come(MINE, 999, 3)
+        backlog.skip_to = backlog.lost_after = 999
+        scene.hub.order.fall(3)
+        assert scene.hub.order.position == 3
+        assert (backlog.skip_to, backlog.kept_to, backlog.lost_after) == (3, 3, 3)
+
+
 class TestRecall:
     """Stored events that are read for one client are checked like those that come in."""
 
     @pytest.mark.parametrize(
-        ("subject", "audience", "rest"),
-        [
-            (b"events.user.1.upload.completed.7", "user", b"upload.completed.7"),
-            (b"events.topic.review.updated.77", "topic", b"review.updated.77"),
-            (b"events.all.system.notification.-", "all", b"system.notification.-"),
-            (b"live.all.system.notification.-", "", b""),
-            (b"other", "", b""),
-            (b"", "", b""),
-        ],
-    )
-    def test_a_subject_is_split(
-        self, scene: Scene, subject: bytes, audience: str, rest: bytes
-    ) -> None:
-        """Into who it is for and what it is about."""
-        assert scene.hub.split_stored(subject) == (audience, rest)
-
-    @pytest.mark.parametrize(
         ("subject", "payload"),
         [
-            (b"review.updated.77", b"{"),
-            (b"review.created.77", None),
-            (b"nothing.here.77", None),
-            (b"review.updated", None),
-            (b"review.updated.a=2e", None),
-            (b"review.updated.\xff", None),
-            (b"upload.progress.77", b"{}"),
+            (b"events.topic.review.updated.77", b"{"),
+            (b"events.topic.review.updated.77", b"x" * 65_537),
+            (b"events.topic.review.created.77", None),
+            (b"events.topic.nothing.here.77", None),
+            (b"events.topic.review.updated", None),
+            (b"events.topic.review.updated.a=2e", None),
+            (b"events.topic.review.updated.\xff", None),
+            (b"events.topic.upload.progress.77", b"{}"),
+            (b"events.nobody.review.updated.77", None),
+            (b"events.user.1", None),
+            (b"events.topic", None),
+            (b"live.topic.review.updated.77", None),
+            (b"other", None),
             (b"", None),
         ],
     )
     def test_what_is_no_durable_event_is_none(
         self, scene: Scene, subject: bytes, payload: bytes | None
     ) -> None:
-        """Unknown, unreadable, of another type, or ephemeral: no client gets it."""
+        """Unknown, unreadable, too large, of another type, or ephemeral: no client gets it."""
         text = json.dumps(envelope(REVIEW)).encode() if payload is None else payload
         assert scene.hub.recall(subject, text, b"5f-1") is None
 
-    def test_an_event_has_its_cursor(self, scene: Scene) -> None:
-        """Type, resource and frame, with the cursor that was given."""
-        payload = json.dumps(envelope(REVIEW)).encode()
-        found = scene.hub.recall(b"review.updated.77", payload, b"5f-1-9")
+    @pytest.mark.parametrize(
+        ("address", "audience"),
+        [
+            (REVIEW, Audience.TOPIC),
+            (MINE, Audience.USER),
+            (everyone("system.notification"), Audience.ALL),
+        ],
+    )
+    def test_an_event_has_its_cursor(
+        self, scene: Scene, address: Address, audience: Audience
+    ) -> None:
+        """Audience, type, resource and frame, with the cursor that was given."""
+        payload = json.dumps(envelope(address)).encode()
+        subject = SUBJECTS.event(Root.EVENTS, address).encode()
+        found = scene.hub.recall(subject, payload, b"5f-1-9")
         assert found is not None
-        kind, resource, frame = found
-        assert (kind.name, resource) == ("review.updated", "77")
+        to, kind, resource, frame = found
+        assert (to, kind.name, resource) == (audience, address.event_type, address.resource)
         assert b'"cursor":"5f-1-9"}' in frame
+
+    @pytest.mark.parametrize("audience", ["topic", "all", "user.1"])
+    def test_a_type_comes_by_its_own_audiences_only(self, audience: str) -> None:
+        """Stored for another one, where anybody may store it, it goes to nobody."""
+        hub = _hub(ONE_AUDIENCE, Turns())
+        payload = json.dumps({**envelope(REVIEW), "type": "note.kept", "data": {}}).encode()
+        found = hub.recall(f"events.{audience}.note.kept.-".encode(), payload, b"5f-1")
+        assert (found is not None) == (audience == "user.1")

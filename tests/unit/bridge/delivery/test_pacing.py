@@ -62,3 +62,19 @@ def test_without_its_pace_all_that_waits_comes() -> None:
         pace.keep(CONFLATED, resource, resource.encode())
     assert [frame for _, _, frame in pace.rest()] == [b"c", b"a", b"b"]
     assert pace.due is None
+
+
+def test_what_waits_is_bounded_in_number_and_in_bytes() -> None:
+    """The oldest goes first; what was replaced or released counts no more."""
+    pace = Pace(1)
+    pace.lets_through(0)
+    for resource in "abc":
+        pace.keep(CONFLATED, resource, b"x" * 40)
+    pace.keep(CONFLATED, "c", b"x" * 20)
+    assert not pace.shed(3, 100)
+    assert pace.shed(2, 100)
+    assert not pace.shed(2, 60)
+    assert pace.shed(2, 59)
+    assert pace.release(1) == (CONFLATED, "c", b"x" * 20)
+    pace.keep(CONFLATED, "d", b"x" * 60)
+    assert not pace.shed(2, 60)

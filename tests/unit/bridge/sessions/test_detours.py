@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tests.support.bus import to_user, topic
+from tests.support.bus import envelope, to_user, topic
 from tests.support.house import House, Visitor, person
 
 REVIEW = topic("review.updated", "77")
@@ -114,6 +114,55 @@ class TestPolicy:
         await living.let(1)
         assert visitor.heard[2:] == [events[-1]]
 
+    async def test_a_faster_pace_does_not_wait_for_a_slower_one(self, living: House) -> None:
+        """Of another type, or of the same one that was slower before."""
+        visitor = await paced(living, 0.01)
+        visitor.say("subscribe", events=[], policy={"file.processing": {"max_rate": 5}})
+        await living.let()
+        for _ in range(2):
+            living.publish(progress())
+        others = [living.publish(to_user("1", "file.processing", "8")) for _ in range(2)]
+        await living.let(1)
+        assert others[1] in visitor.heard
+        ask(visitor, 10)
+        await living.let()
+        events = [living.publish(progress()) for _ in range(2)]
+        await living.let(1)
+        assert events[1] in visitor.heard
+
+    async def test_what_waits_for_it_is_bounded_in_bytes(self, living: House) -> None:
+        """The oldest go and are told, as those of a client that stalls are."""
+        visitor = await paced(living, 0.1)
+        for number in range(60):
+            data = {"upload_id": str(number), "progress": 1, "pad": "x" * 60_000}
+            living.publish(progress(str(number)), data)
+        await living.let(15)
+        (gap,) = visitor.told("gap")
+        assert gap["reason"] == "SLOW_CONSUMER"
+        assert 59 - (1 << 20) // 60_000 <= gap["dropped"]["upload.progress"] < 59
+
+    async def test_nothing_comes_of_a_pattern_that_was_given_back(self, living: House) -> None:
+        """What waits for its pace goes with it, and is told."""
+        visitor = await paced(living, 1)
+        visitor.say("subscribe", events=["upload.progress.7"])
+        await living.let()
+        events = [living.publish(topic("upload.progress", "7")) for _ in range(2)]
+        visitor.say("unsubscribe", "u", events=["upload.progress.7"])
+        await living.let(3)
+        assert events[0] in visitor.heard
+        assert events[1] not in visitor.heard
+        (gap,) = visitor.told("gap")
+        assert gap["dropped"] == {"upload.progress": 1}
+
+    async def test_an_event_is_not_lost_to_a_replay_that_begins(self, living: House) -> None:
+        """It came in the same turn of the loop, before the client asked for stored ones."""
+        visitor = await paced(living, 5)
+        living.store(MINE)
+        living.nats.deliver()  # and the turn goes on
+        visitor.say("subscribe", "s", events=["review.updated"], cursor="5f-0")
+        await living.let(1)
+        assert visitor.stored == [1]
+
     async def test_nothing_is_left_of_a_client_that_goes(self, living: House) -> None:
         """No timer writes to a connection that is over."""
         visitor = await paced(living, 5)
@@ -167,6 +216,35 @@ class TestReplacedStream:
         cursors = [each["cursor"] for each in visitor.messages if "cursor" in each]
         assert cursors[:100] == [f"5f-{number}" for number in range(1, 101)]
         assert cursors[100:] == [f"60-{number}" for number in range(1, 5)]
+
+
+class TestForged:
+    """Anybody may publish past the stream, with headers of his own."""
+
+    async def test_a_sequence_that_is_none_costs_a_slow_client_nothing(self, living: House) -> None:
+        """It does not fit, and what comes behind it is made up for, all the same."""
+        visitor = Visitor(living, person())
+        await living.let()
+        visitor.stall()
+        for _ in range(100):
+            living.store(MINE)
+        living.come_in()
+        headers = (
+            b"NATS/1.0\r\nNats-Stream: EVENTS\r\nNats-Sequence: 999999999\r\n"
+            b"Nats-Last-Sequence: 100\r\n\r\n"
+        )
+        living.nats.publish(
+            "live.user.1.upload.completed.7", json.dumps(envelope(MINE)).encode(), headers
+        )
+        living.come_in()
+        for _ in range(50):
+            living.store(MINE)
+        living.come_in()
+        living.continuity.tick()
+        await living.let(1)
+        visitor.read()
+        await living.let(1)
+        assert visitor.stored == list(range(1, 151))
 
 
 class TestRange:

@@ -201,6 +201,21 @@ class TestSubscribe:
         await subscribe(visitor, "review.updated", history=2)
         assert visitor.stored == [6, 251]
 
+    async def test_the_last_of_many_patterns_are_counted_in_few_questions(
+        self, living: House
+    ) -> None:
+        """However many patterns, and however far back."""
+        living.stream.last = 20_000
+        for number in range(3):
+            living.store(topic("review.updated", str(number)))
+        living.catch_up()
+        visitor = await join(living, direct=False)
+        living.stream.reads.clear()
+        names = [f"review.updated.{number}" for number in range(120)]
+        await subscribe(visitor, *names, history=1000)
+        assert visitor.stored == [20_001, 20_002, 20_003]
+        assert len(living.stream.reads) < 200
+
     async def test_what_is_held_already_is_not_replayed_again(self, living: House) -> None:
         """Only what is new to the connection is read after the cursor."""
         visitor = await join(living)
@@ -267,6 +282,29 @@ class TestReconnect:
         assert sorted(visitor.stored) == expected
         assert len(visitor.told("resume.completed")) == 2
         assert visitor.session.replay is None
+
+    async def test_the_place_of_topics_is_kept_for_as_long_as_a_replay_runs(
+        self, living: House
+    ) -> None:
+        """However long it takes a client that stalls: what it has not subscribed to yet is kept."""
+        for number in range(400):
+            living.store(MINE if number % 2 else REVIEW)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+        write = visitor.session.outbox.write
+
+        def filling(data: bytes) -> None:
+            write(data)
+            if b'"e40"' in data:
+                visitor.stall()
+
+        visitor.session.outbox.write = filling
+        await living.let(1)
+        living.tick(later=60)
+        visitor.read()
+        await living.let(2)
+        cursors = [each["cursor"] for each in visitor.messages if "cursor" in each]
+        assert cursors == [f"5f-0-{number}" for number in range(2, 401, 2)]
 
     async def test_a_cursor_tells_of_both_while_topics_are_behind(self, living: House) -> None:
         """Direct events are caught up already: whoever breaks off now goes on from both places."""

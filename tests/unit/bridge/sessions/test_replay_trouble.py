@@ -1,4 +1,4 @@
-"""Replay in trouble: cursors that lead nowhere, clients that stall, a stream that is away."""
+"""Replay in trouble: cursors that lead nowhere, clients that stall, retention that overtakes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from bridge.sessions import replay as replay_module
 from bridge.sessions.states import State
 from schemas.codes import RECONNECT
 from tests.support.bus import to_user, topic
@@ -133,6 +132,64 @@ class TestCursors:
         assert completed(visitor)["missing"] == {"from": "5f-0", "to": "5f-2"}
 
 
+class TestRetention:
+    """Retention that goes on while stored events are sent: no hole is left untold."""
+
+    async def test_a_client_that_stalls_is_overtaken(self, living: House) -> None:
+        """It had some of them, and retention passes where it is: the rest of that is named."""
+        for _ in range(400):
+            living.store(MINE)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+        write = visitor.session.outbox.write
+
+        def filling(data: bytes) -> None:
+            write(data)
+            if b'"e40"' in data:
+                visitor.stall()
+
+        visitor.session.outbox.write = filling
+        await living.let(2)
+        last = visitor.stored[-1]
+        living.stream.lose(300)
+        visitor.read()
+        await living.let(3)
+        assert visitor.stored == [*range(1, last + 1), *range(301, 401)]
+        data = completed(visitor)
+        assert (data["recovered"], data["reason"]) == (False, "CURSOR_TOO_OLD")
+        assert data["missing"] == {"from": f"5f-{last}", "to": "5f-300"}
+
+    async def test_what_comes_behind_the_answer_is_overtaken(self, living: House) -> None:
+        """More came in than may wait, and is gone before it is read: a gap names it."""
+        for _ in range(3):
+            living.store(MINE)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+        write, is_flooded = visitor.session.outbox.write, False
+
+        def flood() -> None:
+            nonlocal is_flooded
+            if living.stream.reads and not is_flooded:
+                is_flooded = True
+                for _ in range(300):
+                    living.store(MINE)
+                living.come_in()
+
+        def losing(data: bytes) -> None:
+            write(data)
+            if b"resume.completed" in data:
+                living.stream.lose(100)
+
+        living.stream.on_read = flood
+        visitor.session.outbox.write = losing
+        await living.let(3)
+        assert visitor.stored == [1, 2, 3, *range(101, 304)]
+        assert completed(visitor)["recovered"]
+        assert visitor.told("gap") == [
+            {"from": "5f-3", "to": "5f-100", "reason": "RETENTION", "recoverable": False}
+        ]
+
+
 class TestStalls:
     """Clients that don't read: a replay waits for them, and heals what did not fit."""
 
@@ -225,117 +282,3 @@ class TestStalls:
         assert living.replays.waiting == 0
         assert living.hub.flush.detours == set()
         assert visitor.session.state is State.CLOSED
-
-
-class TestAway:
-    """JetStream does not answer."""
-
-    async def test_a_short_break_is_waited_for(self, living: House) -> None:
-        """The replay goes on where it was; the client notices nothing."""
-        for _ in range(300):
-            living.store(MINE)
-        living.catch_up()
-        living.stream.failures = 3
-        visitor = Visitor(living, person(), cursor="5f-0")
-        await living.let(4)
-        assert visitor.stored == list(range(1, 301))
-        assert completed(visitor)["recovered"]
-
-    async def test_the_last_so_many_are_found_after_a_break(self, living: House) -> None:
-        """Also when it was their place in the stream that could not be asked for."""
-        for _ in range(5):
-            living.store(REVIEW)
-        living.catch_up()
-        visitor = await join(living)
-        living.stream.failures = 1
-        visitor.say("subscribe", "m", events=["review.*"], history=2)
-        await living.let(4)
-        assert visitor.stored == [4, 5]
-        assert completed(visitor)["recovered"]
-
-    async def test_patience_counts_from_the_break(self, living: House) -> None:
-        """A replay that has taken long, since its client stalled, is as patient as any other."""
-        for _ in range(5):
-            living.store(MINE)
-        living.catch_up()
-        visitor = Visitor(living, person(), cursor="5f-0")
-        living.answer()
-        visitor.stall()
-        await living.let(2 * replay_module.PATIENCE)
-        living.stream.failures = 1
-        visitor.read()
-        await living.let(4)
-        assert visitor.stored == [1, 2, 3, 4, 5]
-        assert completed(visitor)["recovered"]
-
-    async def test_without_it_live_delivery_goes_on(self, living: House) -> None:
-        """After a while the client is told, and gets what came in since; new events come too."""
-        living.store(MINE)
-        living.catch_up()
-        living.stream.is_away = True
-        visitor = Visitor(living, person(), cursor="5f-0")
-        living.answer()
-        living.store(MINE)
-        living.come_in()
-        await living.let(2 * replay_module.PATIENCE)
-        data = completed(visitor)
-        assert (data["recovered"], data["reason"]) == (False, "UNAVAILABLE")
-        assert "cursor" not in data
-        assert visitor.stored == [2]
-        assert live(living, visitor)
-        assert visitor.session.replay is None
-
-    async def test_what_was_written_before_the_break_does_not_come_twice(
-        self, living: House
-    ) -> None:
-        """A replay that gives up in the middle goes on live behind what it has written."""
-        for _ in range(100):
-            living.store(MINE)
-        living.catch_up()
-        visitor = Visitor(living, person(), cursor="5f-0")
-        living.answer()
-        for _ in range(90):
-            living.store(MINE)
-        living.come_in()  # these wait for the replay, and are in the stream as well
-        write = visitor.session.outbox.write
-
-        def breaking(data: bytes) -> None:
-            write(data)
-            living.stream.is_away |= b'"e120"' in data
-
-        visitor.session.outbox.write = breaking
-        await living.let(3 * replay_module.PATIENCE)
-        assert completed(visitor)["reason"] == "UNAVAILABLE"
-        assert visitor.stored == list(range(1, 191))
-
-    async def test_a_hole_behind_a_replay_is_told(self, living: House) -> None:
-        """More came than may wait, and then the stream is away: the client learns what it lacks."""
-        living.store(MINE)
-        living.catch_up()
-        visitor = Visitor(living, person(), cursor="5f-0")
-        write = visitor.session.outbox.write
-
-        def breaking(data: bytes) -> None:
-            write(data)
-            living.stream.is_away |= b"resume.completed" in data
-
-        answers = 0
-
-        def flood() -> None:
-            nonlocal answers
-            answers += 1
-            if answers == 2:  # the first one said how far the stream reaches
-                for _ in range(300):
-                    living.store(MINE)
-                living.come_in()
-
-        visitor.session.outbox.write = breaking
-        living.stream.on_read = flood
-        await living.let(1)
-        living.store(MINE)
-        living.come_in()
-        await living.let(3 * replay_module.PATIENCE)
-        assert visitor.stored == [1, 302]
-        (gap,) = visitor.told("gap")
-        assert (gap["from"], gap["to"]) == ("5f-1", "5f-301")
-        assert (gap["reason"], gap["recoverable"]) == ("UNAVAILABLE", False)
