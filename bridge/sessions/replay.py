@@ -141,11 +141,10 @@ class Replay:
     async def _run(self) -> None:
         backlog = self._backlog
         while True:
-            # What was asked for counts first, then what makes up for a slow client.
-            orders = sorted(self._orders, key=lambda order: order.keys is None)
-            self._orders.clear()
+            orders, self._orders[:] = list(self._orders), []
             try:
-                upto = await self._patiently(orders)
+                # What was asked for counts first, then what makes up for a slow client.
+                upto = await self._patiently(sorted(orders, key=lambda each: each.keys is None))
             except BrokerUnavailable as problem:
                 log.warning("a replay is given up: %s", problem)
                 self._give_up([*orders, *self._orders])
