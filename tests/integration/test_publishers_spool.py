@@ -17,8 +17,7 @@ from nats.js.api import StreamConfig
 
 from publishers import EventPublisher, PublisherSettings, Spool, UploadEvents
 from schemas.events import UploadCompleted
-from tests.conftest import StartNats
-from tests.support.nats_server import NatsServer, create_stream
+from tests.support.nats_server import EmbeddedNats, NatsServer, create_stream
 
 DEADLINE = 30.0
 
@@ -216,14 +215,13 @@ async def test_the_stream_s_own_limit_makes_an_event_poison(
     assert await ids(own_nats_server) == ["e1", "e3", "e2"]
 
 
-async def test_the_broker_s_own_limit_makes_an_event_poison(
-    start_nats: StartNats, tmp_path: Path
-) -> None:
+async def test_the_broker_s_own_limit_makes_an_event_poison(tmp_path: Path) -> None:
     """An event over ``max_payload`` by its headers alone does not cut the connection again and
     again."""
     config = tmp_path / "nats.conf"
     config.write_text("max_payload: 2000")
-    server = start_nats(arguments=("-c", str(config)))
+    server = EmbeddedNats(tmp_path / "nats", arguments=("-c", str(config)))
+    server.start()
     try:
         await create_stream(server.url)
         async with EventPublisher(settings(server, tmp_path / "s.db")) as own:
@@ -242,7 +240,7 @@ async def test_the_broker_s_own_limit_makes_an_event_poison(
 
 
 async def test_a_service_without_permissions_for_lookups_still_gets_its_events_out(
-    start_nats: StartNats, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the permissions to publish alone the spool works, and the log tells what is missing."""
     config = tmp_path / "nats.conf"
@@ -255,7 +253,8 @@ async def test_a_service_without_permissions_for_lookups_still_gets_its_events_o
         ] }
         """
     )
-    server = start_nats(arguments=("-c", str(config)))
+    server = EmbeddedNats(tmp_path / "nats", arguments=("-c", str(config)))
+    server.start()
     try:
         admin = server.url.replace("nats://", "nats://admin:a@")
         await create_stream(admin, memory=False)
