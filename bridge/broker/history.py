@@ -17,6 +17,8 @@ from bridge.broker.connection import Connection
 from bridge.broker.interests import Interests
 from bridge.errors import BrokerUnavailable
 
+BATCH: Final = 128
+"""Messages that are read at a time: more would hold up the events beside them."""
 MAX_BATCH_BYTES: Final = 1024 * 1024
 """Bytes after which nats-server ends a batch."""
 

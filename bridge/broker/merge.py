@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import Mapping
 from typing import Final
 
-from bridge.broker.history import Batch, Stored
+from bridge.broker.history import BATCH, Batch, Stored
 from bridge.broker.recent import Reader
 
-BATCH: Final = 128
-"""Messages that are read at a time, over all subjects."""
 LEAST: Final = 8
 """Messages of one subject that are read at a time, at the least."""
 

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
-from bridge.broker.history import EVERYTHING, Batch, History, Stored
+from bridge.broker.history import BATCH, EVERYTHING, Batch, History, Stored
 from schemas.patterns import ANY
 
 CROWD: Final = 8
@@ -23,7 +23,6 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 """Bytes of subjects and payloads that are kept meanwhile, at the most."""
 OVERHEAD: Final = 200
 """Bytes of memory that a kept message costs beside them."""
-BATCH: Final = 128
 FREED: Final = 500
 """Messages that are let go of in one loop iteration."""
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from schemas.cursors import Cursor
+
 MAX_DETAINED: Final = 1024
 MAX_DETAINED_BYTES: Final = 8 * 1024 * 1024
 """Durable events that may wait while the bridge reads what it missed."""
@@ -85,6 +87,10 @@ class StreamOrder:
     def position(self) -> int:
         """The sequence up to which everything that was wanted has been offered."""
         return max(int(self.latest), self._floor)
+
+    def cursor(self, position: int) -> str:
+        """Return the cursor of whoever has everything up to this sequence."""
+        return str(Cursor(self.identity.decode(), position, position))
 
     def rise(self, position: int) -> None:
         """Everything up to this sequence has come, wanted or not."""

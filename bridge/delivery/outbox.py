@@ -169,11 +169,11 @@ class Flush:
         for outbox in dirty:
             frames = outbox.frames
             if frames:
-                outbox.frames = []
                 try:
                     if outbox.backlog is not None:
-                        self._take(outbox, outbox.backlog, frames)
+                        self._take(outbox, outbox.backlog)
                         continue
+                    outbox.frames = []
                     # Connections with the same subscriptions got the same frames: they share the
                     # joined bytes. Lists compare by identity first, so this costs far less.
                     if not last or frames[0] is not last[0] or frames != last:
@@ -187,7 +187,9 @@ class Flush:
         if self._known:
             self._known.clear()
 
-    def _take(self, outbox: Outbox, backlog: Backlog, frames: list[bytes]) -> None:
+    def _take(self, outbox: Outbox, backlog: Backlog) -> None:
+        """Hand a backlog what was offered to its connection."""
+        frames, outbox.frames = outbox.frames, []
         backlog.take(frames, self._known, self._clock())
         if backlog.overflowed:
             # Not from here: closing changes what is being walked through.
@@ -207,8 +209,7 @@ class Flush:
             outbox.drain()  # what these frames are is not known any more
         elif outbox.frames:
             # They were offered before what is about to change.
-            frames, outbox.frames = outbox.frames, []
-            self._take(outbox, outbox.backlog, frames)
+            self._take(outbox, outbox.backlog)
         backlog = outbox.backlog  # writing them may have made one: it blocks the connection
         if backlog is None:
             backlog = Backlog(
@@ -226,8 +227,7 @@ class Flush:
         if backlog is None:
             outbox.drain()
             return
-        frames, outbox.frames = outbox.frames, []
-        backlog.take(frames, self._known, self._clock())
+        self._take(outbox, backlog)
         backlog.flush()
 
     def straighten(self, outbox: Outbox, position: int) -> None:
@@ -239,8 +239,7 @@ class Flush:
         if backlog is not None and backlog.is_idle and position >= backlog.skip_to:
             self.settle()
             if outbox.frames:
-                frames, outbox.frames = outbox.frames, []
-                self._take(outbox, backlog, frames)
+                self._take(outbox, backlog)
             if backlog.is_idle:
                 outbox.backlog = None
                 self.detours.discard(outbox)

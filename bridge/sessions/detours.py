@@ -15,7 +15,6 @@ from bridge.delivery.pacing import Pace
 from bridge.sessions.orders import Key, Order
 from bridge.sessions.replay import Replay
 from schemas.codes import GapReason
-from schemas.cursors import Cursor
 from schemas.replies import Gap, GapData
 
 if TYPE_CHECKING:
@@ -68,17 +67,7 @@ def replay(session: Session) -> Replay:
         if lost is not None:
             # What was kept before it is sent, in order, before what is replayed.
             reached = lost
-            identity = hub.order.identity.decode()
-            session.say(
-                Gap(
-                    data=GapData(
-                        from_=str(Cursor(identity, lost, lost)),
-                        to=str(Cursor(identity, hub.order.position, hub.order.position)),
-                        reason=GapReason.SLOW_CONSUMER,
-                        recoverable=True,
-                    )
-                )
-            )
+            session.tell_gap(lost, hub.order.position, GapReason.SLOW_CONSUMER, recoverable=True)
         session.replay = Replay(session, backlog, max(reached, backlog.skip_to))
     session.replay.expect()
     return session.replay

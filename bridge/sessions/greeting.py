@@ -64,4 +64,4 @@ def _first_cursor(session: Session) -> str | None:
                 return asked
     if not order.identity:
         return None
-    return str(Cursor(order.identity.decode(), order.position, order.position))
+    return order.cursor(order.position)

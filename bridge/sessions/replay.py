@@ -429,13 +429,10 @@ class Replay:
     # The end.
 
     def _complete(self, order: Order, upto: int) -> None:
-        identity = self._session.env.hub.order.identity.decode()
         missing = None
         if order.missing is not None:
-            after, last = order.missing
-            missing = Missing(
-                from_=str(Cursor(identity, after, after)), to=str(Cursor(identity, last, last))
-            )
+            after, last = map(self._session.env.hub.order.cursor, order.missing)
+            missing = Missing(from_=after, to=last)
         self._say(order, str(self._cursor(upto)), missing)
 
     def _give_up(self, orders: list[Order]) -> None:

@@ -35,7 +35,6 @@ from schemas.commands import (
     MessageError,
     parse_client_message,
 )
-from schemas.cursors import Cursor
 from schemas.patterns import Pattern
 from schemas.replies import (
     AuthExpiring,
@@ -344,16 +343,20 @@ class Session:
         else:
             backlog.say(frame)
 
-    def tell_gap(self, after: int | None, upto: int | None, reason: GapReason) -> None:
-        """Tell that durable events in this range of the stream did not come and will not."""
-        identity = self.env.hub.order.identity.decode()
+    def tell_gap(
+        self, after: int | None, upto: int | None, reason: GapReason, *, recoverable: bool = False
+    ) -> None:
+        """Tell that durable events in this range of the stream did not come; those that are
+        ``recoverable`` follow.
+        """
+        cursor = self.env.hub.order.cursor
         self.say(
             Gap(
                 data=GapData(
-                    from_=None if after is None else str(Cursor(identity, after, after)),
-                    to=None if upto is None else str(Cursor(identity, upto, upto)),
+                    from_=None if after is None else cursor(after),
+                    to=None if upto is None else cursor(upto),
                     reason=reason,
-                    recoverable=False,
+                    recoverable=recoverable,
                 )
             )
         )
@@ -361,12 +364,12 @@ class Session:
     @property
     def cursor(self) -> str | None:
         """Where the session stands; None while stored events are on their way to it."""
-        hub, backlog = self.env.hub, self.outbox.backlog
-        if not hub.order.identity or self.replay is not None:
+        order, backlog = self.env.hub.order, self.outbox.backlog
+        if not order.identity or self.replay is not None:
             return None
         if backlog is not None and not (backlog.lost_after is backlog.topics_at is None):
             return None
-        return str(Cursor(hub.order.identity.decode(), hub.order.position, hub.order.position))
+        return order.cursor(order.position)
 
     def send_frame(self, frame: bytes) -> None:
         """Offer a ready frame."""
