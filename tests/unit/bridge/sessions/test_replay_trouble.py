@@ -159,6 +159,24 @@ class TestRetention:
         assert (data["recovered"], data["reason"]) == (False, "CURSOR_TOO_OLD")
         assert data["missing"] == {"from": f"5f-{last}", "to": "5f-300"}
 
+    async def test_what_goes_while_it_is_first_read_is_named(self, living: House) -> None:
+        """The stream was asked how far it reaches back, and then let go of the beginning."""
+        for _ in range(20):
+            living.store(MINE)
+        living.catch_up()
+        visitor = Visitor(living, person(), cursor="5f-0")
+
+        def lose() -> None:
+            if living.stream.reads:
+                living.stream.lose(10)
+
+        living.stream.on_read = lose
+        await living.let(2)
+        assert visitor.stored == list(range(11, 21))
+        data = completed(visitor)
+        assert (data["recovered"], data["reason"]) == (False, "CURSOR_TOO_OLD")
+        assert data["missing"] == {"from": "5f-0", "to": "5f-10"}
+
     async def test_what_comes_behind_the_answer_is_overtaken(self, living: House) -> None:
         """More came in than may wait, and is gone before it is read: a gap names it."""
         for _ in range(3):
