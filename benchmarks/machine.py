@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
+"""The cores that this process was given, before it or a child was pinned to one of them."""
 SERVER_CORE = 0
 LOAD_CORE = 1
 _PR_SET_PDEATHSIG = 1
@@ -26,10 +28,9 @@ def require_linux() -> None:
 
 @contextlib.contextmanager
 def pinned(core: int) -> Iterator[None]:
-    """Run this thread, and every process it starts meanwhile, on one core."""
+    """Run this thread, and every process it starts meanwhile, on one core of :data:`CORES`."""
     before = os.sched_getaffinity(0)
-    wanted = sorted(before)
-    os.sched_setaffinity(0, {wanted[min(core, len(wanted) - 1)]})
+    os.sched_setaffinity(0, {CORES[min(core, len(CORES) - 1)]})
     try:
         yield
     finally:
@@ -42,8 +43,8 @@ def die_with_parent() -> None:
 
 
 def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0))
+    """How many cores this process was given."""
+    return len(CORES)
 
 
 def raise_file_limit() -> int:

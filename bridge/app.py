@@ -104,6 +104,7 @@ class Bridge:
             receivers,
             clock=loop.time,
             call_soon=loop.call_soon,
+            call_later=loop.call_later,
             linger=limits.linger,
             patience=settings.bus.timeout,
         )

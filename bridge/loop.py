@@ -1,9 +1,10 @@
 """The event loop of a bridge: asyncio's own, with turns that are bounded, and NATS in each of them.
 
 asyncio handles every socket that is ready before it looks again. When thousands of clients come, go
-or speak at once, an event from NATS would wait for all of them. Here one iteration handles at most
-:data:`TURN` sockets, and NATS's is among them whenever it is ready. What is left over is found by
-the next look, before what came later: the kernel hands ready sockets out in turns.
+or speak at once, an event from NATS would wait for all of them. Here one iteration handles a few,
+fewer after one that took long (:data:`LONG`), and NATS's socket is among them whenever it is ready.
+What is left over is found by the next look, before what came later: the kernel hands ready sockets
+out in turns.
 """
 
 from __future__ import annotations
@@ -12,11 +13,20 @@ import asyncio
 import math
 import select
 import selectors
+import socket
 import sys
-from typing import Final
+from collections.abc import Callable
+from time import monotonic
+from typing import Any, Final
 
-TURN: Final = 16
-"""Sockets that one iteration handles: one or two milliseconds of handshakes."""
+FIRST: Final = 8
+"""Sockets that one iteration handles before it is known how long they take."""
+LEAST: Final = 4
+"""Sockets that it handles however long the ones before took."""
+MOST: Final = 64
+"""Sockets that it handles when each is done quickly."""
+LONG: Final = 0.001
+"""Seconds that an iteration should take: about four handshakes."""
 
 if sys.platform == "linux":
     # typeshed does not tell of the epoll object and the keys, which are there since Python 3.4.
@@ -29,10 +39,14 @@ if sys.platform == "linux":
         _selector: select.epoll
         _fd_to_key: dict[int, selectors.SelectorKey]
 
-        def __init__(self) -> None:
+        def __init__(self, clock: Callable[[], float] = monotonic) -> None:
             super().__init__()
+            self._clock = clock
             self._preferred = -1
             self._look = select.poll()
+            self._turn = FIRST
+            self._handled = 0
+            self._began = clock()
 
         def prefer(self, fd: int) -> None:
             """Tell of this socket first, and in each turn in which it can be read."""
@@ -42,6 +56,7 @@ if sys.platform == "linux":
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
             """Wait for sockets that are ready, at most ``timeout`` seconds."""
+            turn = self._next_turn(self._clock() - self._began)
             if timeout is None:
                 timeout = -1
             elif timeout <= 0:
@@ -50,12 +65,14 @@ if sys.platform == "linux":
                 # epoll counts whole milliseconds: rounded up, so as not to wake too early.
                 timeout = math.ceil(timeout * 1e3) * 1e-3
             try:
-                found = self._selector.poll(timeout, TURN)
+                found = self._selector.poll(timeout, turn)
             except InterruptedError:
                 return []
+            self._began = self._clock()
+            self._handled = len(found)
             keys, preferred = self._fd_to_key, self._preferred
             ready: list[tuple[selectors.SelectorKey, int]] = []
-            missing = len(found) == TURN
+            missing = len(found) == turn
             for fd, event in found:
                 key = keys.get(fd)
                 if key is None:
@@ -74,6 +91,14 @@ if sys.platform == "linux":
                     ready.insert(0, (key, selectors.EVENT_READ))
             return ready
 
+        def _next_turn(self, took: float) -> int:
+            """Return how many sockets the next turn has, after one that took so many seconds."""
+            if took > LONG:
+                self._turn = max(LEAST, int(self._handled * LONG / took))
+            elif took < LONG / 2 and self._handled == self._turn:
+                self._turn = min(MOST, 2 * self._turn)
+            return self._turn
+
 
 class FairLoop(asyncio.SelectorEventLoop):
     """asyncio's loop; bounded turns where there is epoll."""
@@ -86,3 +111,22 @@ class FairLoop(asyncio.SelectorEventLoop):
         """Read this socket in each turn in which it is ready; it takes the place of another."""
         if self._fair is not None:
             self._fair.prefer(fd)
+
+    async def _accept_connection2(
+        self,
+        protocol_factory: Callable[[], asyncio.Protocol],
+        conn: socket.socket,
+        extra: dict[str, Any],
+        sslcontext: Any = None,
+        server: Any = None,
+        *timeouts: float,
+    ) -> None:
+        """asyncio's own waits until the transport has begun, for no one: half of what it costs."""
+        if sslcontext is None:
+            made: Any = self
+            made._make_socket_transport(conn, protocol_factory(), extra=extra, server=server)
+        else:
+            slow: Any = super()
+            await slow._accept_connection2(
+                protocol_factory, conn, extra, sslcontext, server, *timeouts
+            )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated, Any, Final, Generic, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -93,7 +94,23 @@ def new_id() -> str:
 
 def timestamp() -> str:
     """Return the present time as RFC 3339 in UTC: ``2026-01-08T10:30:00.123456Z``."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return _rfc3339(time.time_ns() // 1000)
+
+
+def rfc3339(seconds: float) -> str:
+    """Return a Unix time as RFC 3339 in UTC."""
+    return _rfc3339(round(seconds * 1_000_000))
+
+
+def _rfc3339(microseconds: int) -> str:
+    seconds, rest = divmod(microseconds, 1_000_000)
+    return f"{_second(seconds)}.{rest:06d}Z"
+
+
+@lru_cache(maxsize=256)
+def _second(seconds: int) -> str:
+    # What is costly is the calendar, and most times that are written are of the same few seconds.
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def schema_header(event_type: str, version: int) -> str:

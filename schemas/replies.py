@@ -69,9 +69,11 @@ class Pong(Reply):
 class SubscriptionData(_Model):
     """``events`` as the client wrote them; ``effective`` the event types they come to now.
 
-    ``cursor`` is not there while stored events are still to come. ``policy`` is
-    ``{"applied": {type: pace}, "refused": {type: reason}}``.
+    ``cursor`` is set when it is sent; it is not there while stored events are still to come.
+    ``policy`` is ``{"applied": {type: pace}, "refused": {type: reason}}``.
     """
+
+    model_config = ConfigDict(frozen=False)
 
     events: list[str]
     invalid_events: list[str]

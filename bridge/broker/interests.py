@@ -26,6 +26,10 @@ AT_ONCE: Final = 16
 and for its first subscription, and an iteration accepts four: with only twice four, a crowd that
 has come together once would never be done, and everybody behind it would wait."""
 
+GATHER: Final = 0.002
+"""Seconds from one PING to the next at the least. The first of a crowd is asked for at once; what
+comes with it shares the next PING. Each of them wakes the server and the bridge once more."""
+
 Confirmed = Callable[[bool], None]
 """Called once: True when NATS has the interest, False when that took too long."""
 
@@ -81,6 +85,7 @@ class Interests:
         *,
         clock: Callable[[], float],
         call_soon: Callable[[Callable[[], None]], object],
+        call_later: Callable[[float, Callable[[], None]], object],
         linger: float,
         patience: float,
     ) -> None:
@@ -92,6 +97,7 @@ class Interests:
         self._receivers: Final = receivers
         self._clock: Final = clock
         self._call_soon: Final = call_soon
+        self._call_later: Final = call_later
         self._linger: Final = linger
         self._patience: Final = patience
         self._units: Final[dict[bytes, Unit]] = {}
@@ -101,6 +107,7 @@ class Interests:
         self._asked = _Batch(self._on_pong)
         self._sent: Final[deque[_Batch]] = deque()
         self._scheduled = False
+        self._asked_at = -GATHER
         self._answered: Final[deque[tuple[Confirmed, bool]]] = deque()
 
     def __len__(self) -> int:
@@ -201,8 +208,13 @@ class Interests:
         self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
+        if self._scheduled:
+            return
+        self._scheduled = True
+        early = self._asked_at + GATHER - self._clock()
+        if early > 0:
+            self._call_later(early, self._ask)
+        else:
             self._call_soon(self._ask)
 
     def _ask(self) -> None:
@@ -216,6 +228,7 @@ class Interests:
         if not batch.units and not batch.waiters:
             return
         self._sent.append(batch)
+        self._asked_at = self._clock()
         self._wire.ping(
             b"".join(b"SUB %s  %s\r\n" % (unit.subject.encode(), unit.sid) for unit in batch.units),
             batch,

@@ -24,10 +24,9 @@ from bridge.identity.revocations import Revocations
 from bridge.sessions.registry import Registry
 from bridge.sessions.session import Session
 from bridge.sessions.states import State
-from bridge.sessions.surroundings import rfc3339
 from bridge.settings import LimitSettings
 from schemas import codes
-from schemas.envelope import new_id, timestamp
+from schemas.envelope import new_id, rfc3339, timestamp
 from schemas.errors import IdError
 from schemas.subjects import encode_id
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -101,6 +102,7 @@ def _address(text: str) -> Address | None:
     return address if mapped is None else mapped
 
 
+@lru_cache(maxsize=4096)
 def address_block(address: str) -> str:
     """Return what an address is counted under: itself, or the /64 of an IPv6 address.
 

@@ -89,7 +89,7 @@ class Admission:
         if token is None:
             token = next((each[7:] for each in offered if each.startswith("bearer.")), None)
         if token is None and "ticket" in asked:
-            return Admitted(partial(self._with_ticket, ticket, intro), chosen)
+            return Admitted(partial(self._with_ticket, ticket, intro), chosen, greets=True)
         if token is None and path_token:
             token = path_token
         if token is None:
@@ -98,7 +98,7 @@ class Admission:
                 if self._env.registry.is_crowded
                 else Admitted(partial(self._unknown, intro), chosen)
             )
-        return Admitted(partial(self._with_token, token, intro), chosen)
+        return Admitted(partial(self._with_token, token, intro), chosen, greets=True)
 
     def _refused(self, handshake: Handshake, address: str) -> Refused | None:
         env, headers = self._env, handshake.headers
@@ -159,6 +159,7 @@ class Admission:
             self._known(identity, intro, socket)
 
     def _later(self, answer: Awaitable[Identity], intro: Introduction, socket: Socket) -> None:
+        socket.put()  # that may take a while
         Session(self._env, socket, intro).identify_later(answer)
 
     def _unknown(self, intro: Introduction, socket: Socket) -> None:

@@ -15,10 +15,10 @@ from bridge.sessions import detours
 from bridge.sessions.handlers import Answer, Ask, Change, Effect, Nothing, Renew, View, handle
 from bridge.sessions.orders import Order
 from bridge.sessions.states import State
-from bridge.sessions.surroundings import rfc3339
 from schemas import codes
 from schemas.codes import ErrorCode
 from schemas.commands import AuthRefresh, MessageError, message_id, parse_client_message
+from schemas.envelope import rfc3339
 from schemas.replies import (
     AuthRefreshed,
     AuthRefreshedData,
@@ -136,7 +136,9 @@ def _change(session: Session, change: Change) -> None:
         if session.wishes.confirmed(named, done, session.identity.grants):
             detours.set_paces(session, change.paces)
             for reply in replies:
-                session.send(_with_cursor(reply, session))
+                if isinstance(reply, SubscriptionAcknowledged):
+                    reply.data.cursor = session.cursor
+                session.send(reply)
             if order is not None:
                 order.reply_to = replies[0].reply_to
         else:
@@ -154,12 +156,6 @@ def _change(session: Session, change: Change) -> None:
 
     # Also where nothing is new: answers keep their order, and a pattern may still be waiting.
     session.env.interests.confirm(confirmed)
-
-
-def _with_cursor(reply: Reply, session: Session) -> Reply:
-    if not isinstance(reply, SubscriptionAcknowledged) or (cursor := session.cursor) is None:
-        return reply
-    return reply.model_copy(update={"data": reply.data.model_copy(update={"cursor": cursor})})
 
 
 # What takes time: a task each, bounded by the rate limit and the waits' deadlines.

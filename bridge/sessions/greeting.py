@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bridge.identity.tokens import Identity
-from bridge.sessions.surroundings import rfc3339
 from schemas.cursors import Cursor
+from schemas.envelope import rfc3339
 from schemas.errors import CursorError
 from schemas.replies import ConnectionEstablished, EstablishedData, Limits
 

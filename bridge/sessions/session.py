@@ -25,7 +25,7 @@ from bridge.sessions.greeting import greeting
 from bridge.sessions.orders import DIRECT, Order
 from bridge.sessions.replay import Replay
 from bridge.sessions.states import State, advance
-from bridge.sessions.surroundings import Introduction, Surroundings, rfc3339
+from bridge.sessions.surroundings import Introduction, Surroundings
 from bridge.sessions.wishes import Wishes
 from bridge.sockets.socket import Socket
 from schemas import codes
@@ -35,6 +35,7 @@ from schemas.commands import (
     MessageError,
     parse_client_message,
 )
+from schemas.envelope import rfc3339
 from schemas.patterns import Pattern
 from schemas.replies import (
     AuthExpiring,
@@ -171,7 +172,7 @@ class Session:
         replay = None if asked is None else detours.replay(self)
         env.hub.users[identity.user].add(self.outbox)
         env.hub.everybody.add(self.outbox)
-        self.send(greeting(self, identity, reply_to))
+        self._socket.put(text_frame(greeting(self, identity, reply_to).to_bytes()))
         if replay is not None:
             replay.order(Order(frozenset({DIRECT}), asked))
         log.debug("connection %s of user %s is open", self.id, identity.user_id)
@@ -186,6 +187,7 @@ class Session:
         if self.state is State.CLOSED:
             return
         self._leave()
+        self._socket.put()
         if close is not codes.SLOW_CONSUMER:
             self.env.hub.flush.drain(self.outbox)
         self.env.hub.flush.forget(self.outbox)

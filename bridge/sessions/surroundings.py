@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from bridge.broker.continuity import Continuity
@@ -68,8 +67,3 @@ class Introduction:
     address: str
     direct: bool = True
     cursor: str | None = field(default=None)
-
-
-def rfc3339(seconds: float) -> str:
-    """Return a Unix time as RFC 3339 in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, Final
 
 from httptools import HttpParserUpgrade
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from bridge.sockets.deadlines import Deadlines
 
 MAX_HEADER_BYTES: Final = 32 * 1024
 """Most bytes of a request line and its headers; a token is at most 8 KiB."""
@@ -23,44 +24,6 @@ MAX_PIPELINED: Final = 8
 """Requests of one connection that wait for their answers."""
 MAX_CONNECTIONS: Final = 4096
 """Connections that are no WebSockets (yet), of one process."""
-
-
-class Deadlines:
-    """Deadlines of equal length for many: one timer, and a dict in the order of their ends.
-
-    Nearly all of them end before their time, and a timer of the event loop stays in its heap when
-    it is cancelled.
-    """
-
-    def __init__(self, seconds: float, missed: Callable[[Any], None]) -> None:
-        self._seconds: Final = seconds
-        self._missed: Final = missed
-        self._ends: Final[dict[Any, float]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def begin(self, who: Any, loop: asyncio.AbstractEventLoop) -> None:
-        """Give ``who`` the whole time, from now."""
-        self._ends.pop(who, None)
-        self._ends[who] = loop.time() + self._seconds
-        if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._look, loop)
-
-    def end(self, who: Any) -> None:
-        """It is done, or over."""
-        self._ends.pop(who, None)
-
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        now = loop.time()
-        late = []
-        for who, end in self._ends.items():
-            if end > now:
-                self._timer = loop.call_at(end, self._look, loop)
-                break
-            late.append(who)
-        for who in late:
-            del self._ends[who]
-            self._missed(who)
 
 
 def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
@@ -79,6 +42,7 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
             self._in_head = True
             self._body_bytes = 0
             self._read = b""
+            self._upgrades: bool | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
@@ -109,6 +73,7 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
         def on_message_begin(self) -> None:
             self._go_on()
             super().on_message_begin()
+            self._upgrades = None
             self._body_bytes = 0
             self._relax()
             self._expect()
@@ -145,6 +110,12 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
             else:
                 super().timeout_keep_alive_handler()
 
+        def _should_upgrade(self) -> bool:
+            # uvicorn asks three times, and walks through all headers each time.
+            if self._upgrades is None:
+                self._upgrades = super()._should_upgrade()
+            return self._upgrades
+
         def handle_websocket_upgrade(self) -> None:
             self._relax()
             busy = self.cycle is not None and not self.cycle.response_complete
@@ -158,14 +129,15 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
             assert isinstance(upgraded, HttpParserUpgrade)
             behind = self._read[upgraded.args[0] :]
             self._read = b""
-            super().handle_websocket_upgrade()
-            # The parser and this object hold each other; the connection has no use for either.
+            # Whatever becomes of it, it is none of HTTP any more. The parser and this object hold
+            # each other; the connection has no use for either.
+            self.connections.discard(self)
             self.parser = None  # type: ignore[assignment]
-            if behind and not self.transport.is_closing():
+            upgrades: Any = self.ws_protocol_class
+            socket = upgrades(self.scope["method"], self.url, self.headers, self.transport)
+            if behind and socket is not None and not self.transport.is_closing():
                 # A client that did not wait for the answer (RFC 6455 §4.1) loses nothing.
-                taker = self.transport.get_protocol()
-                assert isinstance(taker, asyncio.Protocol)
-                taker.data_received(behind)
+                socket.data_received(behind)
 
         def _go_on(self) -> None:
             # Raised through httptools, which reads no further: a peer that was cut costs no more.

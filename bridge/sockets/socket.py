@@ -90,6 +90,7 @@ class Socket(asyncio.Protocol):
     """The protocol object that an upgraded transport keeps for the rest of its life."""
 
     __slots__ = (
+        "_answer",
         "_buffer",
         "_closing",
         "_deaf",
@@ -109,8 +110,14 @@ class Socket(asyncio.Protocol):
     )
 
     def __init__(
-        self, transport: asyncio.Transport, parsers: Parsers, loop: asyncio.AbstractEventLoop
+        self,
+        transport: asyncio.Transport,
+        parsers: Parsers,
+        loop: asyncio.AbstractEventLoop,
+        answer: bytes = b"",
     ) -> None:
+        """``answer`` is the end of the handshake, which goes out before the first frame."""
+        self._answer = answer
         self._transport = transport
         self._parsers = parsers
         self._loop = loop
@@ -144,14 +151,20 @@ class Socket(asyncio.Protocol):
                 self._loop.call_soon(self._read_slice)
             self._choose_reading()
 
+    def put(self, frame: bytes = b"") -> None:
+        """Write a frame now, behind the handshake's answer where that waits; never blocks."""
+        answer, self._answer = self._answer, b""
+        if answer or frame:
+            self._transport.write(answer + frame)
+
     def ping(self) -> None:
         """Ask for a sign of life, unless the connection can't take it now."""
         if not self.paused and not self._transport.is_closing():
-            self._transport.write(PING)
+            self.put(PING)
 
     @property
     def write(self) -> Callable[[bytes], None]:
-        """The transport's own ``write``: takes whole frames, never blocks."""
+        """The transport's own ``write``: takes whole frames, for after the first :meth:`put`."""
         return self._transport.write
 
     @property
@@ -317,7 +330,7 @@ class Socket(asyncio.Protocol):
             # must not fill the transport's buffer.
             self._pong = pong_frame(payload)
         else:
-            self._transport.write(pong_frame(payload))
+            self.put(pong_frame(payload))
         if self._receiver is not None:
             self._receiver.on_sign_of_life()
 
@@ -325,7 +338,7 @@ class Socket(asyncio.Protocol):
         self._parser = None
         if not self._closing:
             self._closing = True
-            self._transport.write(bytes((0x88, len(payload))) + payload)
+            self.put(bytes((0x88, len(payload))) + payload)
         self._transport.close()
         self._cut_later()
         self._let_go()
@@ -347,7 +360,7 @@ class Socket(asyncio.Protocol):
         # The peer may still be sending: closing at once would reset the connection and could take
         # the close frame with it. What comes in until its own close or EOF is read and dropped.
         self._closing = True
-        self._transport.write(frame)
+        self.put(frame)
         self._cut_later()
         self._let_go()
 
@@ -358,6 +371,7 @@ class Socket(asyncio.Protocol):
 
     def _lose(self) -> None:
         self._closing = self._lost = True
+        self._answer = b""
         self._parser = None
         self._buffer = None
         self._rest = None

@@ -1,9 +1,8 @@
 """The upgrade of an HTTP connection (RFC 6455 §4.2) and the hand-over of its transport.
 
-uvicorn reads the request and gives it, whole, to the class set as its WebSocket protocol. Here that
-is :class:`Upgrades`: it checks the handshake, asks its ``admit`` whom this is, writes the answer,
-and hands the transport over to a :class:`~bridge.sockets.socket.Socket`. No ASGI task, queue or
-scope is made on the way, and uvicorn keeps nothing of the connection.
+uvicorn reads the request. :class:`Upgrades` checks the handshake, asks its ``admit`` whom this is,
+answers, and hands the transport over to a :class:`~bridge.sockets.socket.Socket`. No ASGI task or
+queue is made on the way, and uvicorn keeps nothing of the connection.
 """
 
 from __future__ import annotations
@@ -13,12 +12,16 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
+from bridge.sockets.deadlines import Deadlines
 from bridge.sockets.socket import Parsers, Socket
+
+PATIENCE: Final = 0.05
+"""Seconds that the answer to a handshake may wait for the first frame, to share its write."""
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
@@ -46,103 +49,89 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """The upgrade goes on; ``take`` gets the connection once the answer is written."""
+    """The upgrade goes on; ``take`` gets the connection.
+
+    Where it ``greets``, the answer waits for its first :meth:`Socket.put`, or a moment: both are
+    one write then. Else the answer has been written before.
+    """
 
     take: Callable[[Socket], None]
     subprotocol: str | None = None
+    greets: bool = False
 
 
 Admit = Callable[[Handshake], Refused | Admitted]
 
 
 class Upgrades:
-    """Makes the object that uvicorn hands an upgraded request to."""
+    """Answers handshakes, and makes the :class:`Socket` of each that is admitted."""
 
     def __init__(self, admit: Admit, parsers: Parsers) -> None:
         self._admit: Final = admit
         self._parsers: Final = parsers
+        self._put_off: Final = Deadlines(PATIENCE, Socket.put)
 
-    def __call__(self, config: Any, server_state: Any, app_state: Any) -> _Upgrade:
-        """Called by uvicorn with its own objects, none of which is kept."""
-        return _Upgrade(self._admit, self._parsers)
+    def __call__(
+        self,
+        method: str,
+        target: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        transport: asyncio.Transport,
+    ) -> Socket | None:
+        """Answer a request with ``Upgrade: websocket``; names of headers are in lower case.
 
-
-class _Upgrade(asyncio.Protocol):
-    """The transport's protocol for the length of one request."""
-
-    def __init__(self, admit: Admit, parsers: Parsers) -> None:
-        self._admit = admit
-        self._parsers = parsers
-        self._transport: asyncio.Transport
-        self._socket: Socket | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        if self._socket is not None:
-            # Between the answer and the hand-over, one loop iteration later.
-            self._socket.data_received(data)
-            return
-        handshake = _read(data, self._transport)
-        accept = _accept(data, handshake)
+        Returns the transport's new protocol; None where it was refused, and the transport closed.
+        """
+        handshake = _handshake(target, headers, transport)
+        accept = _accept(method, handshake)
         outcome = accept if isinstance(accept, Refused) else self._admit(handshake)
         if isinstance(outcome, Refused):
-            self._transport.write(_refusal(outcome))
-            self._transport.close()
-            return
+            transport.write(_refusal(outcome))
+            transport.close()
+            return None
         assert isinstance(accept, str)
         chosen = outcome.subprotocol
-        self._transport.write(
+        loop = asyncio.get_running_loop()
+        socket = Socket(
+            transport,
+            self._parsers,
+            loop,
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
             b"Sec-WebSocket-Accept: %b\r\n%b\r\n"
             % (
                 accept.encode(),
                 b"Sec-WebSocket-Protocol: %b\r\n" % chosen.encode() if chosen else b"",
-            )
+            ),
         )
-        loop = asyncio.get_running_loop()
-        self._socket = Socket(self._transport, self._parsers, loop)
-        # uvicorn sets this object as the transport's protocol after this call.
-        loop.call_soon(self._transport.set_protocol, self._socket)
-        outcome.take(self._socket)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._socket is not None:
-            self._socket.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        if self._socket is not None:
-            self._socket.pause_writing()
-
-    def resume_writing(self) -> None:
-        if self._socket is not None:
-            self._socket.resume_writing()
+        transport.set_protocol(socket)
+        if outcome.greets:
+            self._put_off.begin(socket, loop)
+        else:
+            socket.put()
+        outcome.take(socket)
+        return socket
 
 
-def _read(request: bytes, transport: asyncio.Transport) -> Handshake:
-    # uvicorn has parsed the request and writes it anew: one line each, names in lower case.
-    lines = request.decode("latin-1").split("\r\n")
+def _handshake(
+    target: bytes, lines: Iterable[tuple[bytes, bytes]], transport: asyncio.Transport
+) -> Handshake:
     headers: dict[str, str] = {}
-    for line in lines[1:]:
-        name, colon, value = line.partition(": ")
-        if colon:
-            name = name.lower()
-            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    for raw, text in lines:
+        name, value = raw.decode("latin-1"), text.decode("latin-1")
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
     peer = transport.get_extra_info("peername")
     return Handshake(
-        target=lines[0].split(" ")[1],
+        target=target.decode("latin-1"),
         headers=headers,
         peer=peer[0] if isinstance(peer, tuple) else "",
         secure=transport.get_extra_info("sslcontext") is not None,
     )
 
 
-def _accept(request: bytes, handshake: Handshake) -> str | Refused:
+def _accept(method: str, handshake: Handshake) -> str | Refused:
     """Return the value of ``Sec-WebSocket-Accept``, or why this is no handshake."""
     headers = handshake.headers
-    if not request.startswith(b"GET "):
+    if method != "GET":
         return Refused(
             HTTPStatus.METHOD_NOT_ALLOWED,
             "METHOD_NOT_ALLOWED",

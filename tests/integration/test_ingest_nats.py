@@ -94,6 +94,7 @@ class Line:
             receivers,
             clock=loop.time,
             call_soon=loop.call_soon,
+            call_later=loop.call_later,
             linger=0,
             patience=5,
         )

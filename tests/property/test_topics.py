@@ -58,6 +58,7 @@ class Switching(RuleBasedStateMachine):
             self.nats.receivers,
             clock=self.nats.clock,
             call_soon=self.turns.call_soon,
+            call_later=self.turns.call_later,
             linger=LINGER,
             patience=PATIENCE,
         )

@@ -86,6 +86,7 @@ class House:
             self.nats.receivers,
             clock=self.nats.clock,
             call_soon=self.turns.call_soon,
+            call_later=self.turns.call_later,
             linger=LINGER,
             patience=PATIENCE,
         )

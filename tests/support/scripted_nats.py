@@ -34,13 +34,20 @@ class Copy:
 
 
 class Turns:
-    """Stands for the loop's ``call_soon``: what is called waits for the end of the iteration."""
+    """Stands for the loop's calls: what is called waits for the end of the iteration."""
 
     def __init__(self) -> None:
         self._calls: list[Callable[[], None]] = []
+        self.delays: list[float] = []
+        """Seconds that were asked for."""
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Remember a call."""
+        self._calls.append(call)
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Remember a call, which need not wait so long here."""
+        self.delays.append(seconds)
         self._calls.append(call)
 
     def step(self) -> None:

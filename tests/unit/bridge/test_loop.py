@@ -7,22 +7,26 @@ import selectors
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from bridge.loop import TURN, FairLoop
+from bridge.loop import FIRST, LEAST, LONG, MOST, FairLoop
+
+CROWD = 2 * MOST
 
 if sys.platform == "linux":
     from bridge.loop import FairSelector
-
-    CROWD = 3 * TURN
 
     class Sockets:
         """A selector and a crowd of sockets that can be read, one of them the last to be so."""
 
         def __init__(self) -> None:
+            self.now = 0.0
+            self.cost = LONG / MOST
+            """Seconds that handling one of them takes."""
             self.pairs = [socket.socketpair() for _ in range(CROWD)]
-            self.selector = FairSelector()
+            self.selector = FairSelector(lambda: self.now)
             for reader, writer in self.pairs:
                 self.selector.register(reader, selectors.EVENT_READ)
                 writer.send(b"x")
@@ -37,7 +41,20 @@ if sys.platform == "linux":
             for each in told:
                 assert isinstance(each, socket.socket)
                 each.recv(1)
+                self.now += self.cost
             return told
+
+        def turns(self) -> list[int]:
+            """Look until nobody is left; return how many were told of in each turn."""
+            sizes = []
+            while told := self.turn():
+                sizes.append(len(told))
+            return sizes
+
+        def speak(self) -> None:
+            """Have each of them ready again."""
+            for _, writer in self.pairs:
+                writer.send(b"x")
 
     @pytest.fixture
     def sockets() -> Iterator[Sockets]:
@@ -49,15 +66,36 @@ if sys.platform == "linux":
                 each.close()
 
     def test_a_turn_is_bounded_and_everybody_has_one(sockets: Sockets) -> None:
-        """A crowd takes as many turns as it fills, and nobody is told of twice before all were."""
-        told = [sockets.turn() for _ in range(3)]
-        assert [len(each) for each in told] == [TURN] * 3
-        assert {each for turn in told for each in turn} == {reader for reader, _ in sockets.pairs}
-        assert sockets.turn() == []
+        """Nobody is told of twice before all were, and no turn has more than it may."""
+        told: list[object] = []
+        while turn := sockets.turn():
+            assert len(turn) <= MOST
+            told += turn
+        assert sorted(map(id, told)) == sorted(id(reader) for reader, _ in sockets.pairs)
+
+    def test_turns_grow_while_each_is_done_quickly(sockets: Sockets) -> None:
+        """A crowd that costs little takes few turns, and the next one begins where it ended."""
+        sockets.cost = 0.0
+        sizes = sockets.turns()
+        assert sizes[:4] == [FIRST, 2 * FIRST, 4 * FIRST, MOST]
+        sockets.speak()
+        assert sockets.turns() == [MOST, MOST]
+
+    def test_a_turn_after_one_that_took_long_is_as_short_as_it_should_be(sockets: Sockets) -> None:
+        """Turns of costly sockets come to take about what an iteration may."""
+        sockets.cost = LONG / 5.5
+        sizes = sockets.turns()
+        assert sizes[0] == FIRST
+        assert set(sizes[1:-1]) == {5}
+
+    def test_turns_have_a_least_size(sockets: Sockets) -> None:
+        """However long it all takes, some of the crowd have their turn."""
+        sockets.cost = LONG * 10
+        assert set(sockets.turns()[1:-1]) == {LEAST}
 
     def test_who_always_has_something_does_not_keep_the_others_out(sockets: Sockets) -> None:
         """Sockets that are not read stay ready, and still each of the crowd is told of."""
-        told = {key.fd for _ in range(3) for key, _ in sockets.selector.select(0)}
+        told = {key.fd for _ in range(CROWD) for key, _ in sockets.selector.select(0)}
         assert len(told) == CROWD
 
     def test_the_preferred_is_first_in_each_turn(sockets: Sockets) -> None:
@@ -66,7 +104,10 @@ if sys.platform == "linux":
         for _ in range(3):
             assert sockets.turn()[0] is sockets.last
             sockets.pairs[-1][1].send(b"x")
-        assert sockets.turn() == [sockets.last]
+        while len(turn := sockets.turn()) > 1:
+            assert turn[0] is sockets.last
+            sockets.pairs[-1][1].send(b"x")
+        assert turn == [sockets.last]
         assert sockets.turn() == []
 
     def test_the_preferred_is_told_of_once_a_turn(sockets: Sockets) -> None:
@@ -75,7 +116,7 @@ if sys.platform == "linux":
         sockets.selector.prefer(first.fileno())
         told = sockets.turn()
         assert told[0] is first
-        assert len(set(told)) == len(told) == TURN
+        assert len(set(told)) == len(told) == FIRST
 
     def test_the_preferred_is_left_alone_while_nobody_reads_it(sockets: Sockets) -> None:
         """Reading that is paused stays so, and a socket that is gone is no trouble."""
@@ -101,7 +142,7 @@ def test_the_loop_serves_and_prefers() -> None:
     """It is an ordinary loop, on which a preferred socket is read beside a crowd of others."""
 
     async def main(loop: FairLoop) -> list[int]:
-        pairs = [socket.socketpair() for _ in range(2 * TURN)]
+        pairs = [socket.socketpair() for _ in range(CROWD)]
         order: list[int] = []
         done = asyncio.Event()
 
@@ -127,6 +168,40 @@ def test_the_loop_serves_and_prefers() -> None:
         loop = runner.get_loop()
         assert isinstance(loop, FairLoop)
         order = runner.run(main(loop))
-    assert sorted(order) == list(range(2 * TURN))
+    assert sorted(order) == list(range(CROWD))
     if sys.platform == "linux":
-        assert order[0] == 2 * TURN - 1
+        assert order[0] == CROWD - 1
+
+
+def test_accepting_costs_no_future() -> None:
+    """Nobody waits until a connection has begun, and its protocol has it all the same."""
+
+    class Counting(FairLoop):
+        futures = 0
+
+        def create_future(self) -> asyncio.Future[Any]:
+            Counting.futures += 1
+            return super().create_future()
+
+    class Listener(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            read.append(data)
+            got.set()
+
+    read: list[bytes] = []
+    got = asyncio.Event()
+
+    async def main(loop: asyncio.AbstractEventLoop) -> int:
+        server = await loop.create_server(Listener, "127.0.0.1", 0)
+        with socket.create_connection(server.sockets[0].getsockname()) as client:
+            client.send(b"x")
+            before = Counting.futures
+            async with asyncio.timeout(5):
+                await got.wait()
+        server.close()
+        return Counting.futures - before
+
+    with asyncio.Runner(loop_factory=Counting) as runner:
+        waited = runner.run(main(runner.get_loop()))
+    assert read == [b"x"]
+    assert waited == 1, "this test's own"

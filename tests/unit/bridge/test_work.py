@@ -67,7 +67,13 @@ class WayDown:
         )
         receivers: dict[bytes, Any] = {}
         interests = Interests(
-            Wire(), receivers, clock=lambda: 0.0, call_soon=self.soon.append, linger=5, patience=5
+            Wire(),
+            receivers,
+            clock=lambda: 0.0,
+            call_soon=self.soon.append,
+            call_later=lambda _, call: self.soon.append(call),
+            linger=5,
+            patience=5,
         )
         topics = Topics(interests, Subjects(), clock=lambda: 0.0, linger=5)
         route = self.hub.topic("review.updated")

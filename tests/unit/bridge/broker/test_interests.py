@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from bridge.broker.interests import AT_ONCE, Interests
+from bridge.broker.interests import AT_ONCE, GATHER, Interests
 from tests.support.scripted_nats import ScriptedNats, Turns
 
 LINGER, PATIENCE = 5.0, 3.0
@@ -23,6 +23,7 @@ class Scene:
             self.nats.receivers,
             clock=self.nats.clock,
             call_soon=self.turns.call_soon,
+            call_later=self.turns.call_later,
             linger=LINGER,
             patience=PATIENCE,
         )
@@ -111,6 +112,24 @@ def test_one_ping_serves_all_that_wait(scene: Scene) -> None:
     scene.turns.run()
     assert scene.told == [True] * 50
     assert scene.nats.pings == 1
+
+
+def test_pings_have_a_distance(scene: Scene) -> None:
+    """Who comes right behind somebody else waits for others to share the PING with; the first one,
+    and who comes later, do not wait.
+    """
+    scene.interests.hold("a", scene.receive)
+    scene.settle()
+    assert scene.turns.delays == []
+    scene.nats.now += GATHER / 4
+    for subject in "bcd":
+        scene.interests.hold(subject, scene.receive)
+    assert scene.turns.delays == [pytest.approx(GATHER * 3 / 4)]
+    scene.settle()
+    assert scene.nats.pings == 2
+    scene.nats.now += GATHER
+    scene.interests.hold("e", scene.receive)
+    assert len(scene.turns.delays) == 1
 
 
 def test_a_crowd_is_told_a_few_an_iteration_and_in_order(scene: Scene) -> None:

@@ -262,7 +262,7 @@ class TestStalls:
             nonlocal writes
             writes += 1
             write(data)
-            if writes == 2:
+            if writes == 1:
                 visitor.stall()
 
         visitor.session.outbox.write = filling

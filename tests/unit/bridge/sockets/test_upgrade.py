@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from http import HTTPStatus
 
@@ -9,7 +10,15 @@ import pytest
 
 from bridge.sockets.socket import Parsers, Socket
 from bridge.sockets.upgrade import Admitted, Handshake, Refused, Upgrades
-from tests.support.scripted_peer import TEXT, Owner, ScriptedTransport, client_frame
+from schemas.codes import TRY_AGAIN_LATER
+from tests.support.scripted_peer import (
+    CLOSE,
+    PING,
+    Owner,
+    ScriptedTransport,
+    client_frame,
+    server_frames,
+)
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
@@ -23,16 +32,17 @@ class Scene:
         self.asked: list[Handshake] = []
         self.taken: list[Socket] = []
         self.transport = ScriptedTransport(peername=("192.0.2.1", 5000))
-        self._outcome = outcome or Admitted(self.taken.append, subprotocol)
-        self.upgrade = Upgrades(self._admit, Parsers(1000))(None, None, None)
-        self.upgrade.connection_made(self.transport)
+        self.outcome = outcome or Admitted(self.taken.append, subprotocol)
+        self.upgrades = Upgrades(self._admit, Parsers(1000))
 
     def _admit(self, handshake: Handshake) -> Refused | Admitted:
         self.asked.append(handshake)
-        return self._outcome
+        return self.outcome
 
-    def request(self, method: str = "GET", target: str = "/ws?a=b", **changes: str | None) -> None:
-        """Send a handshake as uvicorn hands it over; None leaves a header away."""
+    def request(
+        self, method: str = "GET", target: str = "/ws?a=b", **changes: str | None
+    ) -> Socket | None:
+        """Send a handshake as uvicorn reads it; None leaves a header away."""
         headers: dict[str, str | None] = {
             "host": "bridge.example",
             "connection": "Upgrade",
@@ -41,9 +51,12 @@ class Scene:
             "sec-websocket-key": KEY,
         }
         headers.update({name.replace("_", "-"): value for name, value in changes.items()})
-        lines = [f"{name}: {value}" for name, value in headers.items() if value is not None]
-        text = "\r\n".join((f"{method} {target} HTTP/1.1", *lines, "", ""))
-        self.upgrade.data_received(text.encode("latin-1"))
+        lines = [
+            (name.encode(), value.encode("latin-1"))
+            for name, value in headers.items()
+            if value is not None
+        ]
+        return self.upgrades(method, target.encode("latin-1"), lines, self.transport)
 
     @property
     def answer(self) -> tuple[int, dict[str, str], bytes]:
@@ -146,24 +159,66 @@ async def test_a_refusal_is_an_http_answer() -> None:
     assert scene.taken == []
 
 
-async def test_bytes_before_the_hand_over_are_not_lost() -> None:
-    """What comes between the answer and the hand-over goes to the connection."""
+async def test_the_connection_is_handed_over_at_once() -> None:
+    """The socket is the transport's protocol before anybody else hears of the connection."""
+    seen: list[bool] = []
     scene = Scene()
+    scene.outcome = Admitted(lambda socket: seen.append(scene.transport.protocol is socket))
+    assert scene.request() is scene.transport.protocol
+    assert seen == [True]
+
+
+async def test_who_greets_shares_the_answers_write() -> None:
+    """The answer waits for the first frame: both are one write, and the next frame is another."""
+    scene = Scene()
+    scene.outcome = Admitted(scene.taken.append, greets=True)
     scene.request()
-    owner = Owner()
-    scene.taken[0].start(owner)
-    scene.upgrade.data_received(client_frame(TEXT, b"early"))
-    assert owner.messages == [(b"early", True)]
-    scene.upgrade.pause_writing()
-    scene.upgrade.resume_writing()
-    scene.upgrade.connection_lost(None)
-    assert owner.told == ["pause", "resume", "lost"]
+    assert scene.transport.written == b""
+    scene.taken[0].put(b"first")
+    status, _, body = scene.answer
+    assert (status, body, scene.transport.writes) == (101, b"first", 1)
+    scene.taken[0].put(b"second")
+    assert scene.transport.written.endswith(b"firstsecond")
 
 
-async def test_a_connection_that_is_lost_before_its_request_is_nobodys() -> None:
-    """What the transport tells before there is a socket reaches nobody, and does not fail."""
+async def test_an_answer_does_not_wait_for_long() -> None:
+    """When the first frame takes a while, the handshake is answered without it, once."""
     scene = Scene()
-    scene.upgrade.pause_writing()
-    scene.upgrade.resume_writing()
-    scene.upgrade.connection_lost(None)
-    assert scene.taken == []
+    answered = asyncio.Event()
+    write = scene.transport.write
+    scene.transport.write = lambda data: (write(data), answered.set())[0]  # type: ignore[method-assign]
+    scene.outcome = Admitted(scene.taken.append, greets=True)
+    scene.request()
+    async with asyncio.timeout(5):
+        await answered.wait()
+    assert scene.answer[0] == 101
+    scene.taken[0].put(b"first")
+    assert scene.answer[2] == b"first"
+
+
+async def test_whatever_is_written_first_comes_behind_the_answer() -> None:
+    """A ping, a pong or a close frame does not overtake the end of the handshake."""
+    for write in (
+        Socket.ping,
+        lambda socket: socket.data_received(client_frame(PING, b"")),
+        lambda socket: socket.close(TRY_AGAIN_LATER),
+        lambda socket: socket.data_received(client_frame(CLOSE, b"")),
+    ):
+        scene = Scene()
+        scene.outcome = Admitted(scene.taken.append, greets=True)
+        scene.request()
+        scene.taken[0].start(Owner())
+        write(scene.taken[0])
+        status, _, body = scene.answer
+        assert status == 101
+        assert len(server_frames(body)) == 1
+
+
+async def test_nothing_is_answered_to_who_is_gone() -> None:
+    """The wait for the first frame ends with the connection."""
+    scene = Scene()
+    scene.outcome = Admitted(scene.taken.append, greets=True)
+    scene.request()
+    scene.taken[0].connection_lost(None)
+    scene.taken[0].put()
+    assert scene.transport.written == b""
