@@ -26,11 +26,16 @@ def require_linux() -> None:
         raise SystemExit("the benchmark reads /proc and pins processes: it needs Linux")
 
 
+def the_core(core: int) -> int:
+    """Return the number that the system has for one of :data:`CORES`, the last for one beyond."""
+    return CORES[min(core, len(CORES) - 1)]
+
+
 @contextlib.contextmanager
 def pinned(core: int) -> Iterator[None]:
     """Run this thread, and every process it starts meanwhile, on one core of :data:`CORES`."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {CORES[min(core, len(CORES) - 1)]})
+    os.sched_setaffinity(0, {the_core(core)})
     try:
         yield
     finally:

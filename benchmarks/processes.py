@@ -62,6 +62,9 @@ class Process:
                 start_new_session=True,
                 preexec_fn=machine.die_with_parent,
             )
+        if os.sched_getaffinity(self.pid) != {machine.the_core(core)}:
+            self._process.kill()
+            raise ProcessError(f"{self.name} does not run on the core that it is to have")
         assert self._process.stdout is not None
         self._output = self._process.stdout.fileno()
         self._pending = b""
