@@ -142,8 +142,17 @@ class Bridge:
         self._everybody: Final = f"{live}.{Audience.ALL}.>"
         if isinstance(loop, FairLoop):
             self._connection.on_socket = loop.prefer
-        self._connection.on_down = self._on_down
-        self._connection.on_up = self._on_up
+        self._connection.on_down = (
+            self._interests.on_down,
+            self._history.on_down,
+            self._stream.on_down,
+            self._continuity.on_down,
+        )
+        self._connection.on_up = (
+            self._interests.on_up,
+            self._continuity.on_up,
+            lambda: self._spawn(self._listen_again()),
+        )
         self._connection.on_denied = self._interests.on_denied
 
         # The way up: sockets → sessions → commands.
@@ -320,17 +329,6 @@ class Bridge:
                 return await answer
         except TimeoutError:
             return False
-
-    def _on_down(self) -> None:
-        self._interests.on_down()
-        self._history.on_down()
-        self._stream.on_down()
-        self._continuity.on_down()
-
-    def _on_up(self) -> None:
-        self._interests.on_up()
-        self._continuity.on_up()
-        self._spawn(self._listen_again())
 
     def _tell_gap(self, after: int | None, upto: int | None, reason: GapReason) -> None:
         for session in self._registry:

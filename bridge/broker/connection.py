@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
-from typing import Final
+from typing import Final, ParamSpec
 
 import nats.errors
 from nats.aio.client import Client
@@ -22,6 +22,8 @@ from bridge.errors import BrokerUnavailable
 from schemas.bus import BusSettings, SettingsError
 
 log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 PING_INTERVAL: Final = 4
 """Seconds between nats-py's own PINGs; with two outstanding, a dead peer shows within 12 s."""
@@ -36,7 +38,9 @@ class Nobody(BrokerUnavailable):
 
 
 class Connection:
-    """The connection and its state. ``on_up`` and ``on_down`` are called on every change."""
+    """The connection and its state. All in ``on_up`` or ``on_down`` are called on every change, in
+    their order; one that fails keeps none of the others from it.
+    """
 
     def __init__(
         self,
@@ -57,15 +61,15 @@ class Connection:
         self._was_up = False
         self._closing = False
         self._reopening: asyncio.Task[None] | None = None
-        self.on_up: Callable[[], None] = lambda: None
-        self.on_down: Callable[[], None] = lambda: None
+        self.on_up: tuple[Callable[[], None], ...] = ()
+        self.on_down: tuple[Callable[[], None], ...] = ()
         self.on_denied: Callable[[str], None] = lambda subject: None
         self.on_socket: Callable[[int], None] = lambda fd: None
         """Told the file descriptor of each connection that comes up."""
 
     def _new_client(self) -> Client:
         client = Client()
-        ingest.install(client, self._receivers, lambda subject: self.on_denied(subject))
+        ingest.install(client, self._receivers, lambda subject: _tell(self.on_denied, subject))
         return client
 
     @property
@@ -142,7 +146,7 @@ class Connection:
         ingest.tap(client, self._receivers, self._reads)
         fd = ingest.socket_of(client)
         if fd >= 0:
-            self.on_socket(fd)
+            _tell(self.on_socket, fd)
 
     def _reopen(self) -> None:
         # nats-py closes for good on most errors that a server tells (facts of nats-py 2.16:
@@ -169,11 +173,8 @@ class Connection:
         self._up = up
         asked_for = up or self._closing
         log.log(logging.INFO if asked_for else logging.WARNING, "nats: %s", "up" if up else "down")
-        try:
-            (self.on_up if up else self.on_down)()
-        except Exception:
-            # nats-py would go on reconnecting for ever if this got out of its callback.
-            log.exception("a change of the connection could not be handled")
+        for part in self.on_up if up else self.on_down:
+            _tell(part)
 
     def write(self, operations: bytes) -> None:
         """Put protocol operations on the wire; they are lost when the connection is down."""
@@ -216,17 +217,20 @@ class Connection:
             raise BrokerUnavailable("no answer in time") from error
         return bytes(answer.data)
 
-    def publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> None:
+    def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Publish without waiting; for what may be lost, on a connection that is up.
 
         A payload that would not fit beside its headers is left away.
         """
-        block = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"NATS/1.0\r\n{block}\r\n".encode()
+        head = b""
+        if headers:
+            block = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            head = f"NATS/1.0\r\n{block}\r\n".encode()
         if len(head) + len(payload) > self._client.max_payload:
             payload = b""
-        line = f"HPUB {subject} {len(head)} {len(head) + len(payload)}\r\n".encode()
-        self.write(b"".join((line, head, payload, b"\r\n")))
+        size = len(head) + len(payload)
+        line = f"HPUB {subject} {len(head)} {size}\r\n" if head else f"PUB {subject} {size}\r\n"
+        self.write(b"".join((line.encode(), head, payload, b"\r\n")))
 
     async def close(self) -> None:
         """Drain and close, within a few seconds even when NATS is frozen; safe to call twice."""
@@ -248,3 +252,11 @@ class Connection:
         with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
             async with asyncio.timeout(FAREWELL):
                 await client.close()
+
+
+def _tell(call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+    try:
+        call(*args, **kwargs)
+    except Exception:
+        # Out of its callbacks, nats-py would stop reading, or go on reconnecting for ever.
+        log.exception("a change of the connection could not be handled")

@@ -2,6 +2,8 @@
 
 ``control.all`` goes to every replica, ``control.to.<replica>`` to one. Payloads are JSON objects
 ``{"from", "op", "args"}``, answers ``{"replica", "result"}``. Rare and small: nats-py's own way.
+nats-py hands on one message of a subscription after the other, so what answers here never waits: an
+operation is done at once, and its answer goes past nats-py's queue.
 """
 
 from __future__ import annotations
@@ -108,16 +110,17 @@ class Control:
         args = asked.get("args")
         if asked.get("from") == self._replica or not message.reply:
             return
-        answer: dict[str, Any] = {"replica": self._replica}
+        answer = json.dumps({"replica": self._replica}).encode()
         if operation is not None and isinstance(args, dict):
             try:
-                answer["result"] = operation(args)
+                result = operation(args)
+                answer = json.dumps({"replica": self._replica, "result": result}).encode()
             except (KeyError, TypeError, ValueError):
                 log.warning("control: %s was asked with bad arguments", asked.get("op"))
-        try:
-            await message.respond(json.dumps(answer).encode())
-        except (nats.errors.Error, OSError) as error:
-            log.warning("control: not answered: %s", error)
+            except Exception:
+                # Whoever asks is to hear that it can't be had, and not to wait for it in vain.
+                log.exception("control: %s failed", asked.get("op"))
+        self._connection.publish(message.reply, answer)
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

@@ -222,8 +222,12 @@ class Ingest(Parser):
         pongs = self.nc._pongs
         if pongs:
             waiter = pongs.pop(0)
-            if not waiter.done():
-                waiter.set_result(True)
+            try:
+                if not waiter.done():
+                    waiter.set_result(True)
+            except Exception:
+                # nats-py ends its read loop on a fault of ours, too.
+                log.exception("a PONG could not be handled")
         self.nc._pongs_received += 1
         self.nc._pings_outstanding = 0
 
@@ -268,7 +272,11 @@ class Tap(asyncio.Protocol):
             rest.append(_NONSENSE)
         if rest:
             self._inner.data_received(b"".join(rest))
-        self._reads.end(len(data) >= FULL_READ)
+        try:
+            self._reads.end(len(data) >= FULL_READ)
+        except Exception:
+            # asyncio would end the connection.
+            log.exception("the end of a read could not be handled")
 
     def eof_received(self) -> bool | None:
         return self._inner.eof_received()

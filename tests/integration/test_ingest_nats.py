@@ -99,19 +99,11 @@ class Line:
             patience=5,
         )
         self.went_down, self.came_up = asyncio.Event(), asyncio.Event()
-        self.connection.on_down = self._on_down
-        self.connection.on_up = self._on_up
+        self.connection.on_down = (self.interests.on_down, self.went_down.set)
+        self.connection.on_up = (self.interests.on_up, self.came_up.set)
         self.sockets: list[int] = []
         self.connection.on_socket = self.sockets.append
         self.got: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
-
-    def _on_down(self) -> None:
-        self.interests.on_down()
-        self.went_down.set()
-
-    def _on_up(self) -> None:
-        self.interests.on_up()
-        self.came_up.set()
 
     def hold(self, subject: str) -> Unit:
         """Hold a subject; what comes on it goes to ``got``."""

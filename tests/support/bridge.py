@@ -40,6 +40,24 @@ STOP_DEADLINE = 30.0
 """What the contract allows between SIGTERM and the exit, in seconds."""
 
 
+def settings_of(nats_url: str, settings: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the settings of a bridge on a port and with subjects of its own, changed by these."""
+    name = uuid4().hex[:12]
+    return {
+        "BRIDGE_NATS_URL": nats_url,
+        "BRIDGE_HOST": "127.0.0.1",
+        "BRIDGE_PORT": "0",
+        "BRIDGE_JWT_SECRET": SECRET,
+        "BRIDGE_JWT_LEEWAY": "0",
+        "BRIDGE_SUBJECT_PREFIX": f"t{name}",
+        "BRIDGE_STREAM": f"T{name}",
+        "BRIDGE_LOG_LEVEL": "debug",
+        "BRIDGE_DRAIN_SECONDS": "0.2",
+        "BRIDGE_FAILED_HANDSHAKES": "10000",
+        **(settings or {}),
+    }
+
+
 class OutputProcess:
     """A child process whose standard output and error are gathered, line by line."""
 
@@ -130,20 +148,7 @@ class BridgeProcess(OutputProcess):
     """``bridge serve`` with settings of its own, on a port and with subjects of its own."""
 
     def __init__(self, nats_url: str, settings: Mapping[str, str] | None = None) -> None:
-        name = uuid4().hex[:12]
-        self.settings = {
-            "BRIDGE_NATS_URL": nats_url,
-            "BRIDGE_HOST": "127.0.0.1",
-            "BRIDGE_PORT": "0",
-            "BRIDGE_JWT_SECRET": SECRET,
-            "BRIDGE_JWT_LEEWAY": "0",
-            "BRIDGE_SUBJECT_PREFIX": f"t{name}",
-            "BRIDGE_STREAM": f"T{name}",
-            "BRIDGE_LOG_LEVEL": "debug",
-            "BRIDGE_DRAIN_SECONDS": "0.2",
-            "BRIDGE_FAILED_HANDSHAKES": "10000",
-            **(settings or {}),
-        }
+        self.settings = settings_of(nats_url, settings)
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("BRIDGE_")}
         super().__init__(
             [sys.executable, "-m", "bridge.cli", "serve"], {**inherited, **self.settings}

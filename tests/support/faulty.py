@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import uuid4
 
 import httpx
@@ -69,6 +69,12 @@ class FaultyBridge(BridgeProcess):
         return data
 
 
+class Reachable(Protocol):
+    """A bridge, wherever it runs."""
+
+    url: str
+
+
 class World:
     """One broker, and bridges that share its stream and subjects."""
 
@@ -81,13 +87,10 @@ class World:
         self.bridges: list[FaultyBridge] = []
         self._proxies = ExitStack()
 
-    def proxy(self) -> Proxy:
-        """Return a proxy in front of the broker, which goes when the bridges have ended."""
-        return self._proxies.enter_context(Proxy(self.nats.url))
-
-    async def start_bridge(self, nats_url: str | None = None, **settings: str) -> FaultyBridge:
-        """Start one more bridge, ready when this returns; by way of a proxy where a URL says so."""
-        shared = {
+    @property
+    def shared(self) -> dict[str, str]:
+        """The settings that every bridge of this place has."""
+        return {
             "BRIDGE_SUBJECT_PREFIX": self.subjects.prefix,
             "BRIDGE_STREAM": self.stream,
             # To come back often is no fault here.
@@ -95,7 +98,14 @@ class World:
             # A connection that broke counts until the bridge has seen that.
             "BRIDGE_MAX_CONNECTIONS_PER_USER": "100",
         }
-        bridge = FaultyBridge(nats_url or self.nats.url, {**shared, **settings})
+
+    def proxy(self) -> Proxy:
+        """Return a proxy in front of the broker, which goes when the bridges have ended."""
+        return self._proxies.enter_context(Proxy(self.nats.url))
+
+    async def start_bridge(self, nats_url: str | None = None, **settings: str) -> FaultyBridge:
+        """Start one more bridge, ready when this returns; by way of a proxy where a URL says so."""
+        bridge = FaultyBridge(nats_url or self.nats.url, {**self.shared, **settings})
         self.bridges.append(bridge)
         await asyncio.to_thread(bridge.wait_ready)
         return bridge
@@ -114,7 +124,7 @@ class World:
 
     def fleet(
         self,
-        bridges: Sequence[BridgeProcess],
+        bridges: Sequence[Reachable],
         wishes: Sequence[Wish] | None = None,
         *,
         on_message: OnMessage | None = None,

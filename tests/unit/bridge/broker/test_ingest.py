@@ -8,9 +8,9 @@ import logging
 import pytest
 
 from bridge.broker import ingest
-from bridge.broker.ingest import MAX_PAYLOAD, Ingest, IngestError
+from bridge.broker.ingest import MAX_PAYLOAD, Ingest, IngestError, Tap
 from bridge.errors import BrokerError
-from tests.support.nats_client import ScriptedClient, feed, run, scripted
+from tests.support.nats_client import Pong, ScriptedClient, feed, run, scripted
 
 
 def test_an_own_message_goes_to_the_bridge() -> None:
@@ -130,6 +130,50 @@ async def test_a_pong_for_a_waiter_that_gave_up_is_no_fault() -> None:
     assert there.result() is True
     assert gone.cancelled()
     assert client.waiting == []
+
+
+def test_a_fault_with_one_pong_is_logged_and_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever waits for a PONG may fail with it: the next one, and what follows, are read."""
+
+    class Faulty(Pong):
+        def set_result(self, result: bool, /) -> None:
+            raise RuntimeError("a fault")
+
+    client, parser = scripted()
+    client.waiting.extend((Faulty(client), Pong(client)))
+    with caplog.at_level(logging.ERROR):
+        feed(parser, b"PONG\r\nPONG\r\nPING\r\n")
+    assert client.calls == [("pong",), ("ping",)]
+    assert client.pongs == 2
+    assert len(caplog.records) == 1
+
+
+def test_a_fault_at_the_end_of_a_read_is_logged_and_no_more(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What a read brought may cause a fault at its end: nats-py has its part, reading goes on."""
+    passed_on: list[bytes] = []
+
+    class Inner(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            passed_on.append(data)
+
+    class FaultyReads:
+        def begin(self) -> None:
+            pass
+
+        def end(self, more: bool, /) -> None:
+            raise RuntimeError("a fault")
+
+    got: list[bytes] = []
+    receivers = {b"i1": lambda subject, headers, payload: got.append(payload)}
+    tap = Tap(Inner(), receivers, FaultyReads())
+    with caplog.at_level(logging.ERROR):
+        for number in (b"1", b"2"):
+            tap.data_received(b"MSG a i1 1\r\n%b\r\nPING\r\n" % number)
+    assert got == [b"1", b"2"]
+    assert passed_on == [b"PING\r\n"] * 2
+    assert len(caplog.records) == 2
 
 
 async def test_a_pong_that_nobody_waits_for_is_counted() -> None:
