@@ -277,8 +277,10 @@ class DirectRoute:
         if event is None:
             return
         event_type, resource, frame = event
-        hub.flush.settle()
-        dirty = hub.flush.dirty
+        flush = hub.flush
+        if flush.crowd is not None:
+            flush.settle()
+        dirty = flush.dirty
         delivered = 0
         for outbox in receivers:
             permits = outbox.permits
@@ -289,7 +291,8 @@ class DirectRoute:
                 frames.append(frame)
                 delivered += 1
         hub.counts.deliveries += delivered
-        hub.flush.schedule()
+        if not flush.scheduled:
+            flush.schedule()
 
 
 class TopicRoute:

@@ -79,7 +79,10 @@ class Flush:
         self._max_frames: Final = max_frames
         self._max_bytes: Final = max_bytes
         self._clock: Final = clock
-        self._scheduled = False
+        self.scheduled = False
+        """Whether the flush runs at the end of the iteration, or of the read; the hub looks before
+        it calls, as it does at ``crowd``: a call in vain is what an event would feel.
+        """
         self._put_off = 0
         self._known: Final[dict[int, About]] = {}
         self.detours: Final[set[Outbox]] = set()
@@ -87,7 +90,8 @@ class Flush:
         self.counts: Final[dict[str, int]] = {}
         """Events that were ``conflated``, ``healed`` or ``dropped`` on their way to a client."""
         self.dirty: list[Outbox] = []
-        self._crowd: Collection[Outbox] | None = None
+        self.crowd: Collection[Outbox] | None = None
+        """For whom frames are gathered."""
         self._gathered: list[bytes] = []
 
     def gather(self, crowd: Collection[Outbox], frame: bytes) -> None:
@@ -95,19 +99,19 @@ class Flush:
 
         One event after the other for the same crowd costs one append each, not one a connection.
         """
-        if self._crowd is not crowd:
+        if self.crowd is not crowd:
             self.settle()
-            self._crowd = crowd
+            self.crowd = crowd
         self._gathered.append(frame)
 
     def settle(self) -> None:
         """Give what was gathered to each connection; before anything else is offered to one, and
         before a crowd changes.
         """
-        crowd = self._crowd
+        crowd = self.crowd
         if crowd is None:
             return
-        frames, self._crowd, self._gathered = self._gathered, None, []
+        frames, self.crowd, self._gathered = self._gathered, None, []
         chunk = frames[0] if len(frames) == 1 else b"".join(frames)
         dirty = self.dirty
         for outbox in crowd:
@@ -130,13 +134,13 @@ class Flush:
 
     def schedule(self) -> None:
         """Have the flush run in this loop iteration's end; calling it again costs nothing."""
-        if not self._scheduled:
-            self._scheduled = True
+        if not self.scheduled:
+            self.scheduled = True
             self._call_soon(self.run)
 
     def begin(self) -> None:
         """A read that may bring many events begins: what is offered waits for its end."""
-        self._scheduled = True
+        self.scheduled = True
 
     def end(self, more: bool) -> None:
         """The read is over: write all that it brought, or with what the next ones bring.
@@ -160,7 +164,7 @@ class Flush:
 
     def run(self) -> None:
         """Write each dirty outbox, or hand what was offered to its backlog."""
-        self._scheduled = False
+        self.scheduled = False
         self._put_off = 0
         self.settle()
         dirty, self.dirty = self.dirty, []
