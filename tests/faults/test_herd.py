@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import time
+from collections.abc import Iterator
 
 from schemas import codes
 from tests.faults.conftest import Figure
@@ -17,6 +19,20 @@ from tests.support.pulse import Pulse
 CLIENTS = int(os.environ.get("FAULT_CLIENTS", "100"))
 MISSED = 100
 DEADLINE = 10.0
+
+
+@contextlib.contextmanager
+def stepping_back() -> Iterator[None]:
+    """Let the bridge and its broker have the cores that the thousand clients of this process want:
+    on the machines of those clients they would not compete.
+    """
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    os.nice(10)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(PermissionError):  # only root may come back
+            os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 async def test_herd(world: World, repetition: int, figure: Figure) -> None:
@@ -46,8 +62,9 @@ async def test_herd(world: World, repetition: int, figure: Figure) -> None:
                 await asyncio.sleep(1)  # for a lap without the herd
                 quiet = await pulse.lap()
                 began = time.monotonic()
-                fleet.move([second.url])
-                await fleet.settled(DEADLINE)
+                with stepping_back():
+                    fleet.move([second.url])
+                    await fleet.settled(DEADLINE)
                 took = time.monotonic() - began
                 busy = await pulse.lap()
         audits = fleet.check()

@@ -1,8 +1,9 @@
 """Live traffic of somebody else, measured in a process of its own.
 
 ``python -m tests.support.pulse NATS_URL BRIDGE_URL PREFIX`` sends an ephemeral event to a user
-every few milliseconds and receives it over WebSocket. For each line on its standard input it prints
-the latencies since the last one as JSON. It ends with its input.
+every few milliseconds and receives it over WebSocket, and straight from NATS too: what both ways
+have in common is the machine's doing, not the bridge's. For each line on its standard input it
+prints the latencies since the last one as JSON. It ends with its input.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import nats
+from nats.aio.msg import Msg
 
 from schemas.subjects import Root, Subjects
 from tests.support.bus import envelope, to_user
@@ -31,16 +33,23 @@ LAP_DEADLINE: Final = 20.0
 
 @dataclass(frozen=True)
 class Lap:
-    """Latencies in milliseconds, and how many events they are of; ``lost`` did not come."""
+    """Latencies in milliseconds, and how many events they are of; ``lost`` did not come.
+
+    ``straight`` is the p99 of the same events from NATS.
+    """
 
     count: int
     lost: int
     p50: float
     p99: float
     worst: float
+    straight: float
 
     def __str__(self) -> str:
-        return f"p50 {self.p50:.2f} p99 {self.p99:.2f} worst {self.worst:.1f} ms ({self.count})"
+        return (
+            f"p50 {self.p50:.2f} p99 {self.p99:.2f} worst {self.worst:.1f} ms,"
+            f" straight from NATS p99 {self.straight:.2f} ({self.count})"
+        )
 
 
 def quantile(values: list[float], share: float) -> float:
@@ -88,6 +97,7 @@ async def run(nats_url: str, bridge_url: str, prefix: str) -> None:
     """Send, receive and tell, until the input ends."""
     sent: dict[str, float] = {}
     latencies: list[float] = []
+    straight: list[float] = []
     established = asyncio.Event()
 
     def on_frame(opcode: int, payload: bytes) -> None:
@@ -100,11 +110,18 @@ async def run(nats_url: str, bridge_url: str, prefix: str) -> None:
             elif (began := sent.pop(message["id"], None)) is not None:
                 latencies.append((time.perf_counter() - began) * 1000)
 
+    async def on_message(message: Msg) -> None:
+        began = json.loads(message.data)["began"]
+        straight.append((time.perf_counter() - began) * 1000)
+
     connection = await nats.connect(nats_url)
+    receiver = await nats.connect(nats_url)
     client = await LeanClient.connect(bridge_url, f"/ws/{mint(USER, lifetime=7200)}", on_frame)
     await established.wait()
     address = to_user(USER, "user.status_changed", USER)
     subject = Subjects(prefix).event(Root.LIVE, address)
+    await receiver.subscribe(subject, cb=on_message)
+    await receiver.flush()
     ended, laps = asyncio.Event(), asyncio.Queue[None]()
     loop = asyncio.get_running_loop()
 
@@ -116,7 +133,7 @@ async def run(nats_url: str, bridge_url: str, prefix: str) -> None:
     threading.Thread(target=listen, daemon=True).start()
     while not ended.is_set():
         event: dict[str, Any] = envelope(address)
-        sent[event["id"]] = time.perf_counter()
+        event["began"] = sent[event["id"]] = time.perf_counter()
         await connection.publish(subject, json.dumps(event).encode())
         await asyncio.sleep(INTERVAL)
         if not laps.empty():
@@ -126,11 +143,14 @@ async def run(nats_url: str, bridge_url: str, prefix: str) -> None:
                     break
                 await asyncio.sleep(INTERVAL)
             shares = [round(quantile(latencies, share), 3) for share in (0.5, 0.99, 1.0)]
-            lap = dict(zip(("p50", "p99", "worst"), shares, strict=True))
+            shares.append(round(quantile(straight, 0.99), 3))
+            lap = dict(zip(("p50", "p99", "worst", "straight"), shares, strict=True))
             print(json.dumps({"count": len(latencies), "lost": len(sent), **lap}), flush=True)  # noqa: T201  # what it is for
             sent.clear()
             latencies.clear()
+            straight.clear()
     client.transport.abort()
+    await receiver.close()
     await connection.close()
 
 
