@@ -108,6 +108,10 @@ class StreamOrder:
         self.latest, self._floor = b"0", position
         self._skip_to = self._excused = 0
         self.last, self._older = {}, {}
+        if self._detained:
+            # Their sequences may be those of the stream before: as cursors of this one they would
+            # have a client pass over what it never had.
+            self._detained = [(subject, b"", payload) for subject, _, payload in self._detained]
         self._set_gate()
         self.on_begin()
 
@@ -159,7 +163,7 @@ class StreamOrder:
 
     def first_detained(self) -> int | None:
         """Return the sequence of the first event that is kept back; None where there is none."""
-        return _sequence_of(self._detained[0][1]) if self._detained else None
+        return _sequence_of(self._detained[0][1]) or None if self._detained else None
 
     def last_detained(self) -> int:
         """Return the sequence of the last event that is kept back, 0 where there is none."""
@@ -220,5 +224,6 @@ class StreamOrder:
 
 
 def _sequence_of(headers: bytes) -> int:
-    start = headers.rfind(SEQUENCE) + len(SEQUENCE)
-    return int(headers[start : headers.find(b"\r", start)])
+    at = headers.rfind(SEQUENCE)
+    start = at + len(SEQUENCE)
+    return 0 if at < 0 else int(headers[start : headers.find(b"\r", start)])

@@ -179,6 +179,20 @@ class TestDetain:
         scene.turns.run()
         assert scene.came == []
 
+    def test_what_waited_for_another_stream_has_no_cursor_of_this_one(self, scene: Scene) -> None:
+        """Its sequence says nothing about where its client is in the stream that came instead."""
+        scene.hub.order.detain()
+        scene.come(REVIEW, 7)
+        scene.hub.order.begin(b"60", 0)
+        scene.come(REVIEW, 1)
+        assert scene.hub.order.first_detained() is None
+        assert scene.hub.order.last_detained() == 1
+        assert scene.hub.order.release(0)
+        scene.turns.run()
+        assert scene.came == ["e7", "e1"]
+        assert b"60-7" not in b"".join(scene.writes)
+        assert b'"cursor":"60-1"' in b"".join(scene.writes)
+
     @pytest.mark.parametrize("bound", ["messages", "bytes"])
     def test_more_than_may_wait_is_read_instead(
         self, scene: Scene, bound: str, monkeypatch: pytest.MonkeyPatch
