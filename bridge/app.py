@@ -293,6 +293,10 @@ class Bridge:
             await asyncio.wait(self._tasks, timeout=2)
         await self._connection.close()
 
+    def work(self) -> int:
+        """Return a number that changes when there is something to do: events, connections."""
+        return self._hub.counts.events + len(self._registry)
+
     # Small joints between the parts.
 
     def _read_numbers(self) -> metrics.Reading:

@@ -15,6 +15,7 @@ import select
 import selectors
 import socket
 import sys
+from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
@@ -100,8 +101,18 @@ if sys.platform == "linux":
             return self._turn
 
 
+class _Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed does not tell of it
+    """asyncio's, which holds a method of itself after its end as well: a cycle for the collector,
+    which seldom looks at what is old (see :mod:`bridge.process`). Here it ends with the connection.
+    """
+
+    def _call_connection_lost(self, exc: Exception | None) -> None:
+        super()._call_connection_lost(exc)
+        self._read_ready_cb = None
+
+
 class FairLoop(asyncio.SelectorEventLoop):
-    """asyncio's loop; bounded turns where there is epoll."""
+    """asyncio's loop; bounded turns where there is epoll, and nothing left of a connection."""
 
     def __init__(self) -> None:
         self._fair: Final = FairSelector() if sys.platform == "linux" else None
@@ -111,6 +122,18 @@ class FairLoop(asyncio.SelectorEventLoop):
         """Read this socket in each turn in which it is ready; it takes the place of another."""
         if self._fair is not None:
             self._fair.prefer(fd)
+
+    def _make_socket_transport(
+        self,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+    ) -> asyncio.Transport:
+        made: asyncio.Transport = _Transport(self, sock, protocol, waiter, extra, server)
+        return made
 
     async def _accept_connection2(
         self,
@@ -123,8 +146,7 @@ class FairLoop(asyncio.SelectorEventLoop):
     ) -> None:
         """asyncio's own waits until the transport has begun, for no one: half of what it costs."""
         if sslcontext is None:
-            made: Any = self
-            made._make_socket_transport(conn, protocol_factory(), extra=extra, server=server)
+            self._make_socket_transport(conn, protocol_factory(), extra=extra, server=server)
         else:
             slow: Any = super()
             await slow._accept_connection2(

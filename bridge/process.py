@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 from collections.abc import Callable
 
 from bridge.app import Bridge
+from bridge.collector import Collector
 from bridge.errors import StartError
 from bridge.loop import FairLoop
 from bridge.settings import BridgeSettings
@@ -37,18 +37,20 @@ async def serve(settings: BridgeSettings, on_ready: Callable[[str], None]) -> No
         loop.add_signal_handler(number, on_signal)
     try:
         bridge = Bridge(settings, loop)
+        collector = Collector(loop, bridge.work)
         starting = loop.create_task(bridge.start())
         stopped = loop.create_task(stop.wait())
         await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
         if starting.done():
             url = await starting
-            _tame_collector()
+            collector.start()
             on_ready(url)
             await stopped
         else:
             starting.cancel()
             with contextlib.suppress(asyncio.CancelledError, StartError):
                 await starting
+        collector.stop()
         stopping = loop.create_task(bridge.stop())
         hurried = loop.create_task(hurry.wait())
         await asyncio.wait({stopping, hurried}, return_when=asyncio.FIRST_COMPLETED)
@@ -60,16 +62,3 @@ async def serve(settings: BridgeSettings, on_ready: Callable[[str], None]) -> No
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
-
-
-def _tame_collector() -> None:
-    """Keep the cycle collector from holding up deliveries.
-
-    A full collection walks every object, whenever a quarter more objects have come. What the start
-    made stays for good, so it is taken out of its sight; the young are still collected, and cycles
-    that grow old are few, since connections are taken apart by reference counting. Collecting
-    20,000 young objects holds everything up for 5 ms; 2,000 at a time cost as much, in small bits.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(2_000, 500, 1000)

@@ -74,6 +74,7 @@ class Replay:
         self._written = 0
         self._passes = 0
         self._task: asyncio.Task[None] | None = None
+        self._over = False
         backlog.begin()
 
     def expect(self) -> None:
@@ -83,7 +84,7 @@ class Replay:
 
     def order(self, order: Order) -> None:
         """Replay this too; each order was announced by :meth:`expect`."""
-        if self._task is not None and self._session.replay is not self:
+        if self._over or (self._task is not None and self._session.replay is not self):
             order.reason = ResumeReason.UNAVAILABLE  # given up meanwhile
             self._say(order, None, None)
             return
@@ -133,6 +134,8 @@ class Replay:
             self._task.cancel()
 
     def _done(self, task: asyncio.Task[None]) -> None:
+        # A task that was cancelled holds its frames, and with them this object.
+        self._task, self._over = None, True
         self._session.env.turns.waiting -= 1
         if not task.cancelled() and task.exception() is not None:
             log.error("a replay failed", exc_info=task.exception())

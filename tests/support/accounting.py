@@ -124,6 +124,8 @@ class Account:
     entries: list[Seen | Unmarked | Missing] = field(default_factory=list)
     ids: set[str] = field(default_factory=set)
     """Of all events that came."""
+    missing: list[Missing] = field(default_factory=list)
+    """What was told missing."""
     stepped_back: list[str] = field(default_factory=list)
     """Cursors behind an earlier one of the same connection: who resumes there gets doubles."""
     _late: bool = False
@@ -164,17 +166,13 @@ class Account:
             self.stepped_back.append(f"{cursor} after {before}")
 
     def _missing(self, bounds: dict[str, str]) -> None:
-        self.entries.append(Missing(sequence_of(bounds["from"]), sequence_of(bounds["to"])))
+        self.missing.append(Missing(sequence_of(bounds["from"]), sequence_of(bounds["to"])))
+        self.entries.append(self.missing[-1])
 
     @property
     def seen(self) -> list[Seen]:
         """The events alone."""
         return [entry for entry in self.entries if isinstance(entry, Seen)]
-
-    @property
-    def missing(self) -> list[Missing]:
-        """What was told missing."""
-        return [entry for entry in self.entries if isinstance(entry, Missing)]
 
     def has(self, event: Event) -> bool:
         """Whether the event came, or was told to be missing."""

@@ -61,3 +61,14 @@ class InsideBridge:
         """Subscribe it to a subject by the way of the events; return when NATS knows."""
         self._bridge._interests.hold(subject, receive)
         assert await self._bridge._interests_confirmed()
+
+    async def identity(self) -> str:
+        """The identity of its stream, once it knows."""
+        head = await self._bridge._continuity.look()
+        return head.identity
+
+    async def is_alone(self) -> bool:
+        """Whether no client is connected, and nothing is done for one that was."""
+        bridge = self._bridge
+        connections = bridge._server._server.server_state.connections
+        return not (len(bridge._registry) or connections or bridge._turns.waiting)

@@ -1,0 +1,187 @@
+"""Nothing of a client that is gone is left to the cycle collector.
+
+The bridge puts full collections off, since they hold everything up: what is in a cycle stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import gc
+import json
+import os
+import random
+import socket
+import struct
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+
+from bridge.loop import FairLoop
+from schemas.subjects import Root
+from tests.support.bus import envelope, everyone
+from tests.support.clients import mint
+from tests.support.faulty import eventually
+from tests.support.inside import InsideBridge
+from tests.support.lean import CLOSE, TEXT, masked
+from tests.support.nats_server import NatsServer
+
+STORED = 600
+CLIENTS = 40
+DEADLINE = 10.0
+
+
+class Peer:
+    """A client that blocks and makes no cycles itself; a context manager that hangs up."""
+
+    def __init__(self, url: str, path: str, *headers: str) -> None:
+        place = urlsplit(url)
+        self._socket = socket.create_connection((place.hostname, place.port), DEADLINE)
+        lines = "\r\n".join((f"GET {path} HTTP/1.1", f"Host: {place.netloc}", *headers, "", ""))
+        self._socket.sendall(lines.encode())
+        self._read = b""
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def until(self, words: str) -> None:
+        """Read until these words have come."""
+        while words.encode() not in self._read:
+            data = self._socket.recv(65536)
+            assert data, f"closed before {words}"
+            self._read += data
+        self._read = self._read.partition(words.encode())[2]
+
+    def read(self, times: int) -> None:
+        """Read a little, so often."""
+        for _ in range(times):
+            self._socket.recv(1000)
+
+    def ask(self, kind: str, data: object, answer: str) -> None:
+        """Send a message and wait for what comes of it."""
+        self._socket.sendall(masked(TEXT, json.dumps({"type": kind, "data": data}).encode()))
+        self.until(answer)
+
+    def close_politely(self) -> None:
+        """Send a close frame and wait for the bridge's, and for the end."""
+        self._socket.sendall(masked(CLOSE, b""))
+        while self._socket.recv(65536):
+            pass
+
+    def reset(self) -> None:
+        """End with a reset."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+
+def upgraded(url: str, user: str, query: str = "", token: str = "") -> Peer:
+    """A peer that asked for a WebSocket."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    return Peer(
+        url,
+        f"/ws{query}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {key}",
+        f"Authorization: Bearer {token or mint(user)}",
+    )
+
+
+def _visit(url: str, user: str, cursor: str) -> None:
+    with upgraded(url, user) as peer:
+        peer.until("connection.established")
+
+
+def _talk(url: str, user: str, cursor: str) -> None:
+    pace = {"upload.progress": {"max_rate": 5, "keep": "latest"}}
+    with upgraded(url, user) as peer:
+        peer.until("connection.established")
+        peer.ask("subscribe", {"events": ["review.*"]}, "subscription.acknowledged")
+        peer.ask("subscribe", {"events": ["upload.*"], "policy": pace}, "subscription.acknowledged")
+        peer.ask("subscribe", {"events": ["file.ready"], "history": 20}, "resume.completed")
+        peer.ask("unsubscribe", {"events": ["review.*"]}, "unsubscription.acknowledged")
+        peer.ask("upload.cancel", {"upload_id": "7"}, "SERVICE_UNAVAILABLE")
+        peer.ask("auth.refresh", {"token": mint(user)}, "auth.refreshed")
+        peer.ask("nonsense", {}, "error")
+        peer.close_politely()
+
+
+def _resume(url: str, user: str, cursor: str) -> None:
+    with upgraded(url, user, f"?cursor={cursor}") as peer:
+        peer.until("resume.completed")
+        peer.reset()
+
+
+def _cut_amid_a_replay(url: str, user: str, cursor: str) -> None:
+    with upgraded(url, user, f"?cursor={cursor}") as peer:
+        peer.read(random.choice((0, 1, 3, 30)))
+        peer.reset()
+
+
+def _be_refused(url: str, user: str, cursor: str) -> None:
+    with upgraded(url, user, token="x.y.z") as peer:
+        peer.until("INVALID_TOKEN")
+
+
+def _ask_over_http(url: str, user: str, cursor: str) -> None:
+    for path in ("/healthz", "/ws/stats", "/nowhere"):
+        with Peer(url, path) as peer:
+            peer.until("HTTP/1.1")
+
+
+@contextmanager
+def kept() -> Iterator[Callable[[], Counter[str]]]:
+    """Keep what is found in cycles from here on; gives a call that counts it by type."""
+
+    def count() -> Counter[str]:
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        return Counter(type(each).__name__ for each in gc.garbage)
+
+    gc.collect()
+    gc.disable()
+    try:
+        yield count
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    "life", [_visit, _talk, _resume, _cut_amid_a_replay, _be_refused, _ask_over_http]
+)
+def test_nothing_is_left_to_the_collector(
+    life: Callable[[str, str, str], None], nats_server: NatsServer
+) -> None:
+    """However clients end, what was made for them is freed with the last reference to it."""
+
+    async def main() -> Counter[str]:
+        async with InsideBridge(nats_server.url) as bridge:
+            address = everyone("file.ready", "1")
+            subject = bridge.subjects.event(Root.EVENTS, address)
+            stream = bridge.client.jetstream()
+            for _ in range(STORED):
+                await stream.publish(subject, json.dumps(envelope(address)).encode())
+            cursor = f"{await bridge.identity()}-0"
+            # What is made once is made, and may be in cycles.
+            await asyncio.to_thread(life, bridge.url, "first", cursor)
+            await eventually(bridge.is_alone, "nobody is connected", DEADLINE)
+            with kept() as count:
+                async with asyncio.TaskGroup() as group:
+                    for number in range(CLIENTS):
+                        group.create_task(
+                            asyncio.to_thread(life, bridge.url, f"user-{number}", cursor)
+                        )
+                await eventually(bridge.is_alone, "nobody is connected", DEADLINE)
+                return count()
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        assert runner.run(main()) == Counter()
