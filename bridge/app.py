@@ -41,9 +41,9 @@ from bridge.sessions.commands import Commands
 from bridge.sessions.drain import drain
 from bridge.sessions.keeper import Keeper
 from bridge.sessions.registry import Registry
-from bridge.sessions.replay import Turns
 from bridge.sessions.states import State
 from bridge.sessions.surroundings import Surroundings
+from bridge.sessions.turns import Turns
 from bridge.settings import BridgeSettings
 from bridge.sockets.socket import Parsers
 from bridge.sockets.upgrade import Upgrades

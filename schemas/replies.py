@@ -111,9 +111,11 @@ class Missing(_Model):
 
 
 class ResumeData(_Model):
-    """How a replay ended. ``cursor`` is where the client stands now; ``missing`` names what the
-    stream no longer holds.
+    """How a replay ended. ``cursor`` is where the client stands when it is sent; ``missing`` names
+    what the stream no longer holds.
     """
+
+    model_config = ConfigDict(frozen=False)
 
     recovered: bool
     replayed: int

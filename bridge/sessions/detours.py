@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from bridge.delivery.pacing import Pace
-from bridge.sessions.orders import Key, Order
+from bridge.sessions.orders import Order
+from bridge.sessions.positions import Key
 from bridge.sessions.replay import Replay
 from schemas.codes import GapReason
 from schemas.replies import Gap, GapData
@@ -55,7 +56,7 @@ def tell_dropped(session: Session) -> None:
 
 
 def replay(session: Session) -> Replay:
-    """Return the session's replay, which an order must be given now.
+    """Return the session's replay, which an order must be given now, or announced.
 
     From here on durable events that come in wait for it.
     """
@@ -69,7 +70,6 @@ def replay(session: Session) -> Replay:
             reached = lost
             session.tell_gap(lost, hub.order.position, GapReason.SLOW_CONSUMER, recoverable=True)
         session.replay = Replay(session, backlog, max(reached, backlog.skip_to))
-    session.replay.expect()
     return session.replay
 
 
@@ -84,11 +84,12 @@ def follow(session: Session, before: frozenset[Key]) -> Order | None:
     if replay is None or head is None:
         return None
     replay.reread()
-    new = replay.inherit(frozenset(session.wishes.keys) - before, before)
+    new = replay.positions.inherit(frozenset(session.wishes.keys), before)
     if not new:
         return None
-    replay.expect()
-    return Order(new, begins=max(session.env.hub.order.position, head.last), quiet=True)
+    order = Order(new, begins=max(session.env.hub.order.position, head.last), quiet=True)
+    replay.expect(order)
+    return order
 
 
 def _forsake(session: Session, before: frozenset[Key]) -> None:

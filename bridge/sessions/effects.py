@@ -23,6 +23,7 @@ from schemas.replies import (
     AuthRefreshed,
     AuthRefreshedData,
     Reply,
+    ResumeCompleted,
     SubscriptionAcknowledged,
     error,
 )
@@ -102,7 +103,7 @@ def _apply(session: Session, effect: Effect, identity: Identity) -> None:
             session.errors_in_row = 0
             session.send(reply)
         case Change():
-            if effect.replies[-1].type == "error":
+            if any(reply.type == "error" for reply in effect.replies):
                 session.error_count += 1
             else:
                 session.errors_in_row = 0
@@ -120,15 +121,16 @@ def _change(session: Session, change: Change) -> None:
     assert identity is not None
     before = frozenset(session.wishes.keys)
     # Stored events come before live ones: what comes in from here on waits for them.
-    replay = detours.replay(session) if change.cursor is not None or change.history else None
+    replay = detours.replay(session) if change.cursor or change.history else None
     session.wishes.become(change.patterns, identity.grants)
     named = replies[0].data.events if isinstance(replies[0], SubscriptionAcknowledged) else ()
     order: Order | None
     if replay is None:
         order, replay = detours.follow(session, before), session.replay
     else:
-        new = replay.inherit(frozenset(session.wishes.keys) - before, before)
-        order = Order(new, change.cursor, last=0 if change.cursor else change.history)
+        new = replay.positions.inherit(frozenset(session.wishes.keys), before)
+        order = Order(new, change.cursor, last=change.history)
+        replay.expect(order)
 
     def confirmed(done: bool) -> None:
         if session.state is not State.OPEN or session.identity is None:
@@ -136,7 +138,7 @@ def _change(session: Session, change: Change) -> None:
         if session.wishes.confirmed(named, done, session.identity.grants):
             detours.set_paces(session, change.paces)
             for reply in replies:
-                if isinstance(reply, SubscriptionAcknowledged):
+                if isinstance(reply, SubscriptionAcknowledged | ResumeCompleted):
                     reply.data.cursor = session.cursor
                 session.send(reply)
             if order is not None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from bridge.identity.tokens import Identity
-from schemas.cursors import Cursor
 from schemas.envelope import rfc3339
-from schemas.errors import CursorError
 from schemas.replies import ConnectionEstablished, EstablishedData, Limits
 
 if TYPE_CHECKING:
@@ -53,15 +51,9 @@ def greeting(session: Session, identity: Identity, reply_to: str | None) -> Conn
 
 def _first_cursor(session: Session) -> str | None:
     # Until the first stored event has come, what the client brought is what it must keep.
-    order, asked = session.env.hub.order, session.intro.cursor
-    if asked is not None:
-        try:
-            brought = Cursor.parse(asked)
-        except CursorError:
-            pass
-        else:
-            if not order.identity or brought.stream == order.identity.decode():
-                return asked
+    order, brought = session.env.hub.order, session.intro.after
+    if brought is not None and order.identity.decode() in ("", brought.stream):
+        return session.intro.cursor
     if not order.identity:
         return None
     return order.cursor(order.position)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from bridge.identity.grants import Grants, Key
 from schemas.catalogue import Catalogue
-from schemas.codes import ErrorCode, PatternReason, PolicyReason
+from schemas.codes import ErrorCode, PatternReason, PolicyReason, ResumeReason
 from schemas.commands import (
     AnyClientMessage,
     Authenticate,
@@ -25,13 +25,16 @@ from schemas.commands import (
     Unsubscribe,
     UploadCancel,
 )
-from schemas.errors import IdError, PatternError
+from schemas.cursors import Cursor
+from schemas.errors import CursorError, IdError, PatternError
 from schemas.patterns import Pattern
 from schemas.replies import (
     Error,
     Pong,
     PongData,
     Reply,
+    ResumeCompleted,
+    ResumeData,
     SubscriptionAcknowledged,
     SubscriptionData,
     UnsubscriptionAcknowledged,
@@ -60,13 +63,13 @@ class Answer:
 class Change:
     """Want these patterns from now on; send the replies once NATS has them.
 
-    ``cursor`` or ``history`` ask for stored events of what is new. ``paces`` are events a second by
-    type, None for no pace any more.
+    ``cursor`` or ``history``, not both, ask for stored events of what is new. ``paces`` are events
+    a second by type, None for no pace any more.
     """
 
     patterns: dict[str, Pattern]
     replies: tuple[Reply, ...]
-    cursor: str | None = None
+    cursor: Cursor | None = None
     history: int = 0
     paces: Mapping[str, float | None] = field(default_factory=dict)
 
@@ -166,14 +169,22 @@ def _subscribe(message: Subscribe, view: View) -> Change | Answer:
     ]
     if not accepted and (message.data.events or policy is None):
         replies.append(_nothing_accepted(message, reasons))
-    change = Change(
-        patterns,
-        tuple(replies),
-        cursor=message.data.cursor,
-        history=message.data.history or 0,
-        paces=paces,
+    cursor, history = None, message.data.history or 0
+    if message.data.cursor is not None:
+        history = 0
+        try:
+            cursor = Cursor.parse(message.data.cursor)
+        except CursorError:
+            replies.append(cursor_malformed(message.id))
+    return _fitting(Change(patterns, tuple(replies), cursor, history, paces), view)
+
+
+def cursor_malformed(reply_to: str | None, cursor: str | None = None) -> ResumeCompleted:
+    """Return what a client is told whose cursor is none, with one to go on from."""
+    data = ResumeData(
+        recovered=False, replayed=0, cursor=cursor, reason=ResumeReason.CURSOR_MALFORMED
     )
-    return _fitting(change, view)
+    return ResumeCompleted(data=data, reply_to=reply_to)
 
 
 def _paces(

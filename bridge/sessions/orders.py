@@ -1,35 +1,35 @@
-"""What is to be replayed to a session, and where the last so many events of some subjects begin."""
+"""What is to be replayed to a session, where in the stream that begins, and what came of it."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING
 
 from bridge.broker.recent import Reader
 from bridge.broker.streams import Head
+from bridge.sessions.positions import Key, Positions
 from schemas.codes import ResumeReason
+from schemas.cursors import Cursor
+from schemas.replies import Missing, ResumeCompleted, ResumeData
 
-Key = tuple[str, str]
-"""An event type, and a resource token or ``*``."""
-
-DIRECT: Final[Key] = ("", "")
-"""Stands for the events of the session's user and of everybody, which need no subscription."""
+if TYPE_CHECKING:
+    from bridge.sessions.surroundings import Surroundings
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Order:
     """What is to be replayed, and what comes of it.
 
-    ``keys`` is what is new to the session, :data:`DIRECT` among them where its user's events are
+    ``keys`` is what is new to the session, ``DIRECT`` among them where its user's events are
     meant. It begins after ``cursor``, with the ``last`` so many, or after the sequence ``begins``.
     Without keys it is everything from where the session's delivery broke off. A ``quiet`` one is
     not answered.
     """
 
     keys: frozenset[Key] | None = None
-    cursor: str | None = None
+    cursor: Cursor | None = None
     begins: int = 0
     last: int = 0
     reply_to: str | None = None
@@ -50,6 +50,64 @@ class Order:
         if self.missing is not None:
             after, upto = min(after, self.missing[0]), max(upto, self.missing[1])
         self.missing = (after, upto)
+
+    def fail(self) -> None:
+        """JetStream is away for too long."""
+        self.reason, self.missing = ResumeReason.UNAVAILABLE, None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether stored events come of it."""
+        return self.reason in (None, ResumeReason.CURSOR_TOO_OLD)
+
+    def answer(self, cursor: str | None, at: Callable[[int], str]) -> ResumeCompleted:
+        """Return what the client is told in the end: how it went, and where it stands now.
+
+        ``at`` returns the cursor of a sequence.
+        """
+        missing = None
+        if self.missing is not None:
+            after, upto = map(at, self.missing)
+            missing = Missing(from_=after, to=upto)
+        data = ResumeData(
+            recovered=self.reason is None,
+            replayed=self.replayed,
+            cursor=cursor,
+            reason=self.reason,
+            missing=missing,
+        )
+        return ResumeCompleted(data=data, reply_to=self.reply_to)
+
+
+async def place(order: Order, positions: Positions, env: Surroundings, head: Head) -> None:
+    """Find where an order begins, and whether the stream still holds everything from there on.
+
+    Raises :class:`BrokerUnavailable`; then it can be done again.
+    """
+    order.reason = order.missing = None
+    keys = order.keys or frozenset()
+    fresh = positions.know(keys)
+    if order.begins:
+        positions.put(fresh, order.begins)  # an order before this one had the others
+        return
+    if order.last:
+        subjects = positions.to_count(keys)
+        begins, order.skip = await begin_last(env.history, subjects, order.last, head)
+        positions.put(keys, begins)
+        return
+    if order.cursor is not None:
+        if order.cursor.stream != head.identity:
+            order.reason = ResumeReason.STREAM_REPLACED
+            return
+        if order.cursor.direct > head.last:
+            order.reason = ResumeReason.CURSOR_AHEAD
+            return
+        positions.put(keys, order.cursor.position, order.cursor.direct)
+    lowest = min(map(positions.after, keys), default=positions.reached)
+    if head.first > lowest + 1:
+        order.miss(lowest, head.first - 1)
+    elif await env.stream.thinned(lowest, head.last):
+        order.miss(lowest, head.last)
 
 
 async def begin_last(

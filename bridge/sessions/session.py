@@ -22,7 +22,9 @@ from bridge.identity.tokens import Deactivated, Identity, KeyNeeded
 from bridge.sessions import detours
 from bridge.sessions.effects import receive
 from bridge.sessions.greeting import greeting
-from bridge.sessions.orders import DIRECT, Order
+from bridge.sessions.handlers import cursor_malformed
+from bridge.sessions.orders import Order
+from bridge.sessions.positions import DIRECT
 from bridge.sessions.replay import Replay
 from bridge.sessions.states import State, advance
 from bridge.sessions.surroundings import Introduction, Surroundings
@@ -166,15 +168,17 @@ class Session:
         if not done:
             self.close(codes.TRY_AGAIN_LATER)
             return
-        env, asked = self.env, self.intro.cursor
+        env, after = self.env, self.intro.after
         self.state = advance(self.state, State.OPEN)
         self._set_permits(identity)
-        replay = None if asked is None else detours.replay(self)
+        replay = None if after is None else detours.replay(self)
         env.hub.users[identity.user].add(self.outbox)
         env.hub.everybody.add(self.outbox)
         self._socket.put(text_frame(greeting(self, identity, reply_to).to_bytes()))
         if replay is not None:
-            replay.order(Order(frozenset({DIRECT}), asked))
+            replay.order(Order(frozenset({DIRECT}), after))
+        elif self.intro.cursor is not None:
+            self.send(cursor_malformed(None, self.cursor))
         log.debug("connection %s of user %s is open", self.id, identity.user_id)
         early, self._early = self._early, None
         if early is not None:

@@ -17,9 +17,11 @@ from bridge.identity.tokens import Identity
 from bridge.limits.rates import SlidingWindow
 from bridge.sessions.handlers import Ask
 from bridge.sessions.registry import Registry
-from bridge.sessions.replay import Turns
+from bridge.sessions.turns import Turns
 from bridge.settings import IdentitySettings, LimitSettings
 from schemas.catalogue import Catalogue
+from schemas.cursors import Cursor
+from schemas.errors import CursorError
 from schemas.replies import Reply
 from schemas.subjects import Subjects
 
@@ -67,3 +69,11 @@ class Introduction:
     address: str
     direct: bool = True
     cursor: str | None = field(default=None)
+
+    @property
+    def after(self) -> Cursor | None:
+        """Where the client was; None also where what it brought is no cursor."""
+        try:
+            return None if self.cursor is None else Cursor.parse(self.cursor)
+        except CursorError:
+            return None

@@ -19,7 +19,7 @@ from bridge.delivery.outbox import Flush
 from bridge.identity.grants import GrantPolicy
 from bridge.identity.tokens import Identity
 from bridge.limits.rates import SlidingWindow
-from bridge.sessions import replay
+from bridge.sessions import turns
 from bridge.sessions.detours import look_after
 from bridge.sessions.handlers import Ask
 from bridge.sessions.registry import Registry
@@ -110,7 +110,7 @@ class House:
             spawn=self._spawn,
         )
         self.hub.order.on_missed = self.continuity.on_missed
-        self.replays = replay.Turns()
+        self.replays = turns.Turns()
         self.registry = Registry(max_connections=100, max_per_user=3)
         self.env = Surroundings(
             catalogue=CATALOGUE,

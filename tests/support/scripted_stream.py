@@ -59,6 +59,10 @@ class ScriptedStream:
         for sequence in [each for each in self.messages if each <= upto]:
             del self.messages[sequence]
 
+    def go_away(self) -> None:
+        """From here on it does not answer."""
+        self.is_away = True
+
     def replace(self, identity: str) -> None:
         """Somebody made the stream anew."""
         self.identity = identity

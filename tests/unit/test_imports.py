@@ -124,6 +124,7 @@ PURE = [
         "bridge.limits",
         "bridge.identity",
         "bridge.sessions.handlers",
+        "bridge.sessions.positions",
         "bridge.sessions.states",
         "bridge.sessions.registry",
     )

@@ -12,8 +12,15 @@ from bridge.sessions.handlers import Answer, Ask, Change, Effect, Nothing, Renew
 from schemas.catalogue import Catalogue
 from schemas.codes import ErrorCode, PatternReason
 from schemas.commands import parse_client_message
+from schemas.cursors import Cursor
 from schemas.patterns import Pattern
-from schemas.replies import Error, Pong, SubscriptionAcknowledged, UnsubscriptionAcknowledged
+from schemas.replies import (
+    Error,
+    Pong,
+    ResumeCompleted,
+    SubscriptionAcknowledged,
+    UnsubscriptionAcknowledged,
+)
 
 CATALOGUE = Catalogue.load()
 EVERYTHING = Rules.parse([">"], [])
@@ -167,7 +174,7 @@ class TestSubscribe:
 
 
 class TestStoredEvents:
-    """``cursor`` and ``history``: passed on to whoever replays, whatever they hold."""
+    """``cursor`` and ``history``: read, and passed on to whoever replays."""
 
     def change(self, **data: Any) -> Change:
         effect = act(json.dumps({"type": "subscribe", "id": "m", "data": data}))
@@ -179,12 +186,22 @@ class TestStoredEvents:
         change = self.change(events=["review.*"])
         assert (change.cursor, change.history) == (None, 0)
 
-    @pytest.mark.parametrize("cursor", ["5f-7", "", "no cursor at all", "é"])
-    def test_a_cursor_is_judged_where_it_is_read(self, cursor: str) -> None:
-        """A cursor that is none does not refuse the subscription: ``resume.completed`` tells."""
-        change = self.change(events=["review.*"], cursor=cursor)
-        assert change.cursor == cursor
+    def test_a_cursor_is_passed_on(self) -> None:
+        """Alone: what comes after it is more than the last so many events."""
+        change = self.change(events=["review.*"], cursor="5f-7", history=50)
+        assert (change.cursor, change.history) == (Cursor("5f", 7, 7), 0)
         assert list(change.patterns) == ["review.*"]
+
+    @pytest.mark.parametrize("cursor", ["", "no cursor at all", "é"])
+    @pytest.mark.parametrize("events", [["review.*"], ["nosuch.event"]])
+    def test_what_is_no_cursor_is_told(self, cursor: str, events: list[str]) -> None:
+        """It does not refuse the subscription: ``resume.completed`` tells, behind the answer."""
+        change = self.change(events=events, cursor=cursor, history=50)
+        assert (change.cursor, change.history) == (None, 0)
+        told = change.replies[-1]
+        assert isinstance(told, ResumeCompleted)
+        assert (told.data.recovered, told.data.reason) == (False, "CURSOR_MALFORMED")
+        assert [reply.reply_to for reply in change.replies] == ["m"] * len(change.replies)
 
     def test_a_number_of_events_is_passed_on(self) -> None:
         """With the patterns that it is for."""

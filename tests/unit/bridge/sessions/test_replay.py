@@ -2,42 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from bridge.sessions import replay as replay_module
+from bridge.sessions.positions import MAX_SUBJECTS
+from schemas.cursors import Cursor
 from schemas.replies import ResumeData
 from tests.support.bus import everyone, to_user, topic
+from tests.support.coming_back import (
+    MINE,
+    REVIEW,
+    completed,
+    fill,
+    first_stored,
+    join,
+    when_written,
+)
 from tests.support.house import POLICY, House, Visitor, person
 
-MINE = to_user("1", "upload.completed", "7")
 OTHERS = to_user("2", "upload.completed", "7")
 ALL = everyone("system.notification")
-REVIEW = topic("review.updated", "77")
 OTHER_REVIEW = topic("review.updated", "78")
 CREATED = topic("review.created", "77")
-
-
-async def join(house: House, cursor: str | None = None, **options: Any) -> Visitor:
-    """Connect and wait until the connection has what it asked for."""
-    visitor = Visitor(house, person(), cursor=cursor, **options)
-    await house.let(1)
-    return visitor
 
 
 async def subscribe(visitor: Visitor, *events: str, **data: Any) -> None:
     """Subscribe and wait until what was asked for has come."""
     visitor.say("subscribe", "m", events=events, **data)
     await visitor.house.let(1)
-
-
-def completed(visitor: Visitor) -> dict[str, Any]:
-    """The data of the only ``resume.completed`` that came."""
-    (data,) = visitor.told("resume.completed")
-    assert set(data) <= {"recovered", "replayed", "cursor", "reason", "missing"}
-    return {"reason": None, "missing": None, **data}
 
 
 class TestConnect:
@@ -57,9 +52,7 @@ class TestConnect:
         assert visitor.heard == ["connection.established", "e2", "e5", "resume.completed", "e6"]
         cursors = [each["cursor"] for each in visitor.messages if "cursor" in each]
         assert cursors == ["5f-1-2", "5f-1-5", "5f-1-6"]
-        assert completed(visitor) == {
-            "recovered": True, "replayed": 2, "cursor": "5f-1-5", "reason": None, "missing": None,
-        }  # fmt: skip
+        assert completed(visitor) == {"recovered": True, "replayed": 2, "cursor": "5f-1-5"}
 
     async def test_the_connection_starts_where_the_client_was(self, living: House) -> None:
         """``connection.established`` repeats the client's cursor and says that more follows."""
@@ -72,8 +65,7 @@ class TestConnect:
 
     async def test_without_a_cursor_nothing_is_replayed(self, living: House) -> None:
         """The connection starts at the position of the bridge."""
-        living.store(MINE)
-        living.catch_up()
+        fill(living, MINE)
         visitor = await join(living)
         assert visitor.heard == ["connection.established"]
         (data,) = visitor.told("connection.established")
@@ -108,9 +100,7 @@ class TestConnect:
         self, living: House
     ) -> None:
         """Until then its cursors keep the place of topics that it might still subscribe to."""
-        for address in (REVIEW, MINE):
-            living.store(address)
-        living.catch_up()
+        fill(living, REVIEW, MINE)
         visitor = await join(living, "5f-0")
         for later, cursor in ((0, "5f-0-3"), (60, "5f-4")):
             living.tick(later)
@@ -143,9 +133,7 @@ class TestSubscribe:
 
     async def test_what_the_patterns_newly_come_to_is_replayed(self, living: House) -> None:
         """After the acknowledgement, which has no cursor meanwhile; answered by its id."""
-        for address in (REVIEW, CREATED, MINE, OTHER_REVIEW):
-            living.store(address)
-        living.catch_up()
+        fill(living, REVIEW, CREATED, MINE, OTHER_REVIEW)
         visitor = await join(living)
         await subscribe(visitor, "review.updated", cursor="5f-0")
         living.store(REVIEW)
@@ -184,9 +172,7 @@ class TestSubscribe:
         self, living: House, history: int, came: list[int]
     ) -> None:
         """Those that the new patterns match, oldest first; fewer where there are fewer."""
-        for address in (REVIEW, MINE, CREATED, ALL, OTHER_REVIEW, REVIEW):
-            living.store(address)
-        living.catch_up()
+        fill(living, REVIEW, MINE, CREATED, ALL, OTHER_REVIEW, REVIEW)
         visitor = await join(living)
         await subscribe(visitor, "review.*", history=history)
         assert visitor.stored == came
@@ -194,9 +180,7 @@ class TestSubscribe:
 
     async def test_the_last_of_many_are_found_far_back(self, living: House) -> None:
         """However few of the stream's events match."""
-        for number in range(600):
-            living.store(REVIEW if number in (3, 5, 250) else MINE)
-        living.catch_up()
+        fill(living, *(REVIEW if number in (3, 5, 250) else MINE for number in range(600)))
         visitor = await join(living)
         await subscribe(visitor, "review.updated", history=2)
         assert visitor.stored == [6, 251]
@@ -206,9 +190,7 @@ class TestSubscribe:
     ) -> None:
         """However many patterns, and however far back."""
         living.stream.last = 20_000
-        for number in range(3):
-            living.store(topic("review.updated", str(number)))
-        living.catch_up()
+        fill(living, *(topic("review.updated", str(number)) for number in range(3)))
         visitor = await join(living, direct=False)
         living.stream.reads.clear()
         names = [f"review.updated.{number}" for number in range(120)]
@@ -249,7 +231,7 @@ class TestSubscribe:
         names = [f"review.updated.{number}" for number in range(0, 40, 2)]
         await subscribe(visitor, *names, cursor="5f-0")
         assert visitor.stored == list(range(1, 41, 2))
-        assert len({subject for subject, _ in living.stream.reads}) <= replay_module.MAX_SUBJECTS
+        assert len({subject for subject, _ in living.stream.reads}) <= MAX_SUBJECTS
 
     async def test_a_replay_that_nats_does_not_confirm_is_not_answered(self, living: House) -> None:
         """The client hears one error for its message, and live delivery goes on."""
@@ -287,18 +269,9 @@ class TestReconnect:
         self, living: House
     ) -> None:
         """However long it takes a client that stalls: what it has not subscribed to yet is kept."""
-        for number in range(400):
-            living.store(MINE if number % 2 else REVIEW)
-        living.catch_up()
+        fill(living, *[REVIEW, MINE] * 200)
         visitor = Visitor(living, person(), cursor="5f-0")
-        write = visitor.session.outbox.write
-
-        def filling(data: bytes) -> None:
-            write(data)
-            if b'"e40"' in data:
-                visitor.stall()
-
-        visitor.session.outbox.write = filling
+        when_written(visitor, b'"e40"', visitor.stall)
         await living.let(1)
         living.tick(later=60)
         visitor.read()
@@ -323,6 +296,65 @@ class TestReconnect:
         again.peer.loop.run()
         await living.let(1)
         assert again.stored == [3]
+
+
+class TestSeveral:
+    """More than one subscribe with a cursor on one connection."""
+
+    async def test_those_that_are_sent_together_come_in_one_order(self, living: House) -> None:
+        """Whenever NATS confirms each: at any time one cursor is true of all their topics."""
+        fill(living, *[CREATED, REVIEW] * 100)
+        visitor = await join(living)
+        for event in ("review.updated", "review.created"):
+            visitor.say("subscribe", event, events=[event], cursor="5f-0")
+        living.nats.process()
+        living.nats.pong()
+        for _ in range(50):
+            await asyncio.sleep(0)
+        await living.let(2)
+        assert places(visitor) == list(range(1, 201))
+        assert visitor.stored == list(range(1, 201))
+        assert [each["replayed"] for each in visitor.told("resume.completed")] == [100, 100]
+
+    async def test_cursors_keep_the_place_of_what_is_asked_for_later(self, living: House) -> None:
+        """Events of the first go on, and whoever is cut amid them misses nothing of the second."""
+        fill(living, *[REVIEW] * 200, *[CREATED] * 200)
+        visitor = await join(living)
+        visitor.say("subscribe", "m", events=["review.updated"], cursor="5f-0")
+        await first_stored(visitor)
+        known = len(visitor.stored)
+        assert known < 200
+        visitor.say("subscribe", "n", events=["review.created"], cursor="5f-10")
+        while len(visitor.stored) == known:
+            await asyncio.sleep(0)
+            living.turns.run()  # and NATS answers nothing
+        await living.let(2)
+        assert visitor.stored == list(range(1, 401))
+        assert places(visitor)[known:] == [
+            number if number > 200 else 10 for number in range(known + 1, 401)
+        ]
+        ends = [each["cursor"] for each in visitor.told("resume.completed")]
+        assert ends == ["5f-10-400", "5f-400"]
+
+    @pytest.mark.parametrize(
+        ("event", "cursor"), [("review.updated", "5f-0"), ("review.created", "60-0")]
+    )
+    async def test_what_nothing_comes_of_holds_no_cursor_back(
+        self, living: House, event: str, cursor: str
+    ) -> None:
+        """Asked for later too: what the connection has already, or from another stream."""
+        fill(living, *[REVIEW] * 200)
+        visitor = await join(living)
+        visitor.say("subscribe", "m", events=["review.updated"], cursor="5f-0")
+        await first_stored(visitor)
+        visitor.say("subscribe", "n", events=[event], cursor=cursor)
+        await living.let(2)
+        assert places(visitor) == visitor.stored == list(range(1, 201))
+
+
+def places(visitor: Visitor) -> list[int]:
+    """Where each stored event that came says that the client is in its topics."""
+    return [Cursor.parse(each["cursor"]).position for each in visitor.messages if "cursor" in each]
 
 
 def completed_last(visitor: Visitor) -> dict[str, Any]:

@@ -8,11 +8,10 @@ import asyncio
 from dataclasses import replace
 
 from bridge.identity.tokens import Identity
-from tests.support.bus import to_user, topic
+from tests.support.bus import topic
+from tests.support.coming_back import MINE, REVIEW, fill, first_stored
 from tests.support.house import POLICY, House, Visitor, person
 
-MINE = to_user("1", "upload.completed", "7")
-REVIEW = topic("review.updated", "77")
 CREATED = topic("review.created", "77")
 
 
@@ -52,14 +51,10 @@ def fall_behind(visitor: Visitor, count: int = 200) -> None:
 
 async def replaying(house: House) -> Visitor:
     """Have reviews live, and be in the middle of getting stored ones of another type."""
-    for _ in range(300):
-        house.store(CREATED)
-    house.catch_up()
+    fill(house, *[CREATED] * 300)
     visitor = await subscribed(house, "review.updated")
     visitor.say("subscribe", "t", events=["review.created"], cursor="5f-0")
-    while not visitor.stored:
-        house.answer()
-        await asyncio.sleep(0)
+    await first_stored(visitor)
     assert visitor.session.replay is not None
     return visitor
 
@@ -100,9 +95,7 @@ class TestNarrower:
 
     async def test_narrower_grants_keep_what_was_ordered(self, living: House) -> None:
         """All of a type was asked for, and is one resource before its begin was found."""
-        for _ in range(10):
-            living.store(REVIEW)
-        living.catch_up()
+        fill(living, *[REVIEW] * 10)
         visitor = Visitor(living, person(), cursor="5f-0")
         living.answer()
         await asyncio.sleep(0)
@@ -114,6 +107,17 @@ class TestNarrower:
         await living.let(10)
         assert visitor.stored == list(range(1, 11))
         assert visitor.told("resume.completed")[-1]["replayed"] == 10
+
+    async def test_narrower_grants_keep_what_is_being_sent(self, living: House) -> None:
+        """Stored events of all of a type are on their way, and it is one resource from here on."""
+        fill(living, *[REVIEW] * 300)
+        visitor = Visitor(living, person())
+        await living.let()
+        visitor.say("subscribe", "m", events=["review.updated"], cursor="5f-0")
+        await first_stored(visitor)
+        renew(visitor, permitted("review.updated.77"))
+        await living.let(3)
+        assert visitor.stored == list(range(1, 301))
 
     async def test_nothing_comes_of_a_pattern_that_was_given_back(self, living: House) -> None:
         """Neither what came in meanwhile and waits for the stored events."""
@@ -162,11 +166,38 @@ class TestAnew:
         living.come_in()
         assert visitor.stored[-1] == living.stream.last
 
+    async def test_they_begin_now_where_nats_had_not_confirmed_them(self, living: House) -> None:
+        """The client was told so: what comes in until it asks again is not for it."""
+        visitor = Visitor(living, person())
+        await living.let()
+        visitor.say("subscribe", "a", events=["review.updated"])
+        visitor.say("subscribe", "b", events=["review.created"], cursor="5f-0")
+        visitor.stall()
+        living.pass_time(10)
+        fill(living, *[REVIEW] * 3)
+        visitor.say("subscribe", "c", events=["review.updated"])
+        living.answer()
+        visitor.read()
+        await living.let(1)
+        living.store(REVIEW)
+        living.come_in()
+        assert visitor.heard[1:] == ["error", "error", "subscription.acknowledged", "e4"]
+
+    async def test_what_was_ordered_before_comes_nevertheless(self, living: House) -> None:
+        """Asked for with a cursor, given back and wanted again before its begin was found."""
+        fill(living, *[CREATED] * 50)
+        visitor = await subscribed(living, "review.updated")
+        fall_behind(visitor)
+        visitor.say("subscribe", "m", events=["review.created"], cursor="5f-0")
+        visitor.say("unsubscribe", "u", events=["review.created"])
+        visitor.say("subscribe", "n", events=["review.created"])
+        await living.let(3)
+        assert sorted(visitor.stored) == list(range(1, 251))
+        assert visitor.told("resume.completed")[-1]["replayed"] == 50
+
     async def test_with_a_cursor_they_begin_there(self, living: House) -> None:
         """Everything after it comes in order, once for this order, whatever came before."""
-        for _ in range(10):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 10)
         visitor = await subscribed(living, "review.updated")
         fall_behind(visitor)
         before = len(visitor.stored)

@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from bridge.sessions.states import State
 from schemas.codes import RECONNECT
-from tests.support.bus import to_user, topic
+from tests.support.coming_back import MINE, REVIEW, completed, fill, flood, join, live, when_written
 from tests.support.house import House, Visitor, person
-
-MINE = to_user("1", "upload.completed", "7")
-REVIEW = topic("review.updated", "77")
-
-
-async def join(house: House, cursor: str | None = None) -> Visitor:
-    """Connect and wait until the connection has what it asked for."""
-    visitor = Visitor(house, person(), cursor=cursor)
-    await house.let(1)
-    return visitor
-
-
-def completed(visitor: Visitor) -> dict[str, Any]:
-    """The data of the only ``resume.completed`` that came."""
-    (data,) = visitor.told("resume.completed")
-    return data
-
-
-def live(house: House, visitor: Visitor) -> bool:
-    """Whether a durable event that comes in now reaches the client at once, and once."""
-    before = visitor.stored
-    house.store(MINE)
-    house.come_in()
-    return visitor.stored == [*before, house.stream.last]
 
 
 class TestCursors:
@@ -53,9 +27,7 @@ class TestCursors:
     )
     async def test_the_reason_is_told(self, living: House, cursor: str, reason: str) -> None:
         """Nothing is replayed; the client gets a cursor that it can go on from."""
-        for _ in range(2):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 2)
         visitor = await join(living, cursor)
         assert visitor.stored == []
         assert completed(visitor) == {
@@ -63,11 +35,17 @@ class TestCursors:
         }  # fmt: skip
         assert live(living, visitor)
 
+    async def test_a_subscribe_is_judged_by_its_patterns(self, living: House) -> None:
+        """Whatever its cursor: one of which nothing is accepted counts as refused."""
+        visitor = await join(living)
+        visitor.say("subscribe", "m", events=["nosuch.event"], cursor="words")
+        await living.let()
+        assert visitor.heard[1:] == ["subscription.acknowledged", "error", "resume.completed"]
+        assert visitor.session.error_count == 1
+
     async def test_what_retention_took_is_named_and_the_rest_comes(self, living: House) -> None:
         """``missing`` is the range that is gone, after ``from``, up to and with ``to``."""
-        for _ in range(6):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 6)
         living.stream.lose(4)
         visitor = await join(living, "5f-1")
         assert visitor.stored == [5, 6]
@@ -83,9 +61,7 @@ class TestCursors:
         self, living: House
     ) -> None:
         """Nothing after it is gone."""
-        for _ in range(6):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 6)
         living.stream.lose(4)
         visitor = await join(living, "5f-4")
         assert visitor.stored == [5, 6]
@@ -93,9 +69,7 @@ class TestCursors:
 
     async def test_a_stream_that_is_empty_tells_what_is_gone(self, living: House) -> None:
         """All of it, and live delivery goes on behind."""
-        for _ in range(6):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 6)
         living.stream.lose(6)
         visitor = await join(living, "5f-2")
         assert completed(visitor)["missing"] == {"from": "5f-2", "to": "5f-6"}
@@ -103,9 +77,7 @@ class TestCursors:
 
     async def test_deleted_events_inside_the_range_are_told(self, living: House) -> None:
         """Somebody deleted one, or a bound for each subject took it: the rest comes."""
-        for _ in range(6):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 6)
         del living.stream.messages[4]
         visitor = await join(living, "5f-2")
         assert visitor.stored == [3, 5, 6]
@@ -115,9 +87,7 @@ class TestCursors:
 
     async def test_what_goes_while_it_is_read_is_told(self, living: House) -> None:
         """Retention that overtakes a replay leaves a hole, which is named."""
-        for _ in range(4):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 4)
         looks = 0
 
         def lose() -> None:
@@ -137,18 +107,9 @@ class TestRetention:
 
     async def test_a_client_that_stalls_is_overtaken(self, living: House) -> None:
         """It had some of them, and retention passes where it is: the rest of that is named."""
-        for _ in range(400):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 400)
         visitor = Visitor(living, person(), cursor="5f-0")
-        write = visitor.session.outbox.write
-
-        def filling(data: bytes) -> None:
-            write(data)
-            if b'"e40"' in data:
-                visitor.stall()
-
-        visitor.session.outbox.write = filling
+        when_written(visitor, b'"e40"', visitor.stall)
         await living.let(2)
         last = visitor.stored[-1]
         living.stream.lose(300)
@@ -161,9 +122,7 @@ class TestRetention:
 
     async def test_what_goes_while_it_is_first_read_is_named(self, living: House) -> None:
         """The stream was asked how far it reaches back, and then let go of the beginning."""
-        for _ in range(20):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 20)
         visitor = Visitor(living, person(), cursor="5f-0")
 
         def lose() -> None:
@@ -179,27 +138,10 @@ class TestRetention:
 
     async def test_what_comes_behind_the_answer_is_overtaken(self, living: House) -> None:
         """More came in than may wait, and is gone before it is read: a gap names it."""
-        for _ in range(3):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 3)
         visitor = Visitor(living, person(), cursor="5f-0")
-        write, is_flooded = visitor.session.outbox.write, False
-
-        def flood() -> None:
-            nonlocal is_flooded
-            if living.stream.reads and not is_flooded:
-                is_flooded = True
-                for _ in range(300):
-                    living.store(MINE)
-                living.come_in()
-
-        def losing(data: bytes) -> None:
-            write(data)
-            if b"resume.completed" in data:
-                living.stream.lose(100)
-
-        living.stream.on_read = flood
-        visitor.session.outbox.write = losing
+        when_written(visitor, b"resume.completed", lambda: living.stream.lose(100))
+        flood(living)
         await living.let(3)
         assert visitor.stored == [1, 2, 3, *range(101, 304)]
         assert completed(visitor)["recovered"]
@@ -234,9 +176,7 @@ class TestStalls:
 
     async def test_a_replay_waits_for_a_client_that_stalls(self, living: House) -> None:
         """Nothing is written to it meanwhile, however long; then it goes on where it was."""
-        for _ in range(100):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 100)
         visitor = await join(living)
         visitor.stall()
         visitor.say("subscribe", "m", events=["upload.*"], cursor="5f-0")
@@ -252,20 +192,9 @@ class TestStalls:
 
     async def test_a_replay_stops_where_the_client_stops_reading(self, living: House) -> None:
         """A write that fills the transport is the last one until the client reads again."""
-        for _ in range(200):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 200)
         visitor = Visitor(living, person(), cursor="5f-0")
-        write, writes = visitor.session.outbox.write, 0
-
-        def filling(data: bytes) -> None:
-            nonlocal writes
-            writes += 1
-            write(data)
-            if writes == 1:
-                visitor.stall()
-
-        visitor.session.outbox.write = filling
+        when_written(visitor, b'"e32"', visitor.stall)
         await living.let(5)
         assert visitor.stored == list(range(1, 33))
         visitor.read()
@@ -275,8 +204,7 @@ class TestStalls:
 
     async def test_more_live_events_than_may_wait_are_read_as_well(self, living: House) -> None:
         """They are in the stream: the replay goes on until what comes in meanwhile fits."""
-        living.store(MINE)
-        living.catch_up()
+        fill(living, MINE)
         visitor = Visitor(living, person(), cursor="5f-0")
         living.answer()
         for _ in range(300):
@@ -289,9 +217,7 @@ class TestStalls:
 
     async def test_nothing_is_left_of_a_replay_whose_client_goes(self, living: House) -> None:
         """Neither a task nor a place among those that wait."""
-        for _ in range(100):
-            living.store(MINE)
-        living.catch_up()
+        fill(living, *[MINE] * 100)
         visitor = Visitor(living, person(), cursor="5f-0")
         living.answer()
         assert living.replays.waiting == 1

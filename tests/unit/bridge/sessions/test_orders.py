@@ -1,0 +1,86 @@
+"""Orders: where they begin in the stream, and what is told in the end."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bridge.sessions.orders import Order, place
+from bridge.sessions.positions import DIRECT, Key, Positions
+from schemas.cursors import Cursor
+from schemas.subjects import Subjects
+from tests.support.scripted_stream import ScriptedStream
+
+DIRECTLY = frozenset({DIRECT})
+
+
+def begin(order: Order, stream: ScriptedStream, reached: int = 8) -> Positions:
+    """Find where the order of a session begins that has had everything up to a sequence."""
+    wanted: tuple[Key, ...] = ()
+    positions = Positions(reached, wanted, subjects=Subjects(), user="1", direct=True)
+    env: Any = SimpleNamespace(stream=stream, history=stream)
+
+    async def find() -> None:
+        await place(order, positions, env, await stream.look())
+
+    asyncio.run(find())
+    return positions
+
+
+@pytest.fixture
+def stream() -> ScriptedStream:
+    """Ten events, of which retention took the first five."""
+    stream = ScriptedStream("5f")
+    for _ in range(10):
+        stream.store("events.user.1.upload.completed.7", b"{}")
+    stream.lose(5)
+    return stream
+
+
+@pytest.mark.parametrize(
+    ("cursor", "reason", "missing"),
+    [
+        (Cursor("5f", 5, 5), None, None),
+        (Cursor("5f", 3, 7), None, None),
+        (Cursor("5f", 3, 3), "CURSOR_TOO_OLD", (3, 5)),
+        (Cursor("60", 7, 7), "STREAM_REPLACED", None),
+        (Cursor("5f", 7, 11), "CURSOR_AHEAD", None),
+    ],
+)
+def test_a_cursor_is_a_place_or_the_reason_is_told(
+    stream: ScriptedStream, cursor: Cursor, reason: str | None, missing: tuple[int, int] | None
+) -> None:
+    """What begins goes on behind the cursor, else where the session is."""
+    order = Order(DIRECTLY, cursor)
+    positions = begin(order, stream)
+    assert (order.reason, order.missing) == (reason, missing)
+    assert positions.after(DIRECT) == (cursor.direct if order.is_begun else 8)
+
+
+def test_what_makes_up_for_a_slow_client_begins_where_it_is(stream: ScriptedStream) -> None:
+    """What is gone before that it has had."""
+    order = Order()
+    begin(order, stream)
+    assert order.reason is None
+
+
+def test_an_order_begins_anew_in_another_stream(stream: ScriptedStream) -> None:
+    """What was found out about the one before says nothing of it."""
+    order = Order(DIRECTLY, Cursor("5f", 3, 3))
+    begin(order, stream)
+    stream.replace("60")
+    begin(order, stream)
+    assert (order.reason, order.missing) == ("STREAM_REPLACED", None)
+
+
+def test_what_could_not_be_read_is_not_told_in_part() -> None:
+    """Not even what is known to be gone: all of it is."""
+    order = Order(DIRECTLY, Cursor("5f", 3, 3), reply_to="m")
+    order.miss(3, 5)
+    order.fail()
+    answer = order.answer(None, str)
+    assert (answer.data.recovered, answer.data.reason) == (False, "UNAVAILABLE")
+    assert (answer.data.missing, answer.reply_to) == (None, "m")
