@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,14 +19,21 @@ from tests.support.scripted_stream import ScriptedStream
 DIRECTLY = frozenset({DIRECT})
 
 
-def begin(order: Order, stream: ScriptedStream, reached: int = 8) -> Positions:
+def begin(
+    order: Order,
+    stream: ScriptedStream,
+    reached: int = 8,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Positions:
     """Find where the order of a session begins that has had everything up to a sequence."""
     wanted: tuple[Key, ...] = ()
     positions = Positions(reached, wanted, subjects=Subjects(), user="1", direct=True)
     env: Any = SimpleNamespace(stream=stream, history=stream)
 
     async def find() -> None:
-        await place(order, positions, env, await stream.look())
+        head = await stream.look()
+        meanwhile()
+        await place(order, positions, env, head)
 
     asyncio.run(find())
     return positions
@@ -65,6 +74,21 @@ def test_what_makes_up_for_a_slow_client_begins_where_it_is(stream: ScriptedStre
     order = Order()
     begin(order, stream)
     assert order.reason is None
+
+
+def test_what_is_stored_since_the_look_is_not_among_the_last() -> None:
+    """It comes live: the last three are those up to the look, and none of them is left out."""
+    stream = ScriptedStream("5f")
+
+    def store(count: int) -> None:
+        for _ in range(count):
+            stream.store("events.topic.review.updated.7", b"{}")
+
+    store(10)
+    reviews = ("review.updated", "*")
+    order = Order(frozenset({reviews}), last=3)
+    positions = begin(order, stream, meanwhile=partial(store, 4))
+    assert positions.after(reviews) + order.skip == 10 - 3
 
 
 def test_an_order_begins_anew_in_another_stream(stream: ScriptedStream) -> None:
