@@ -8,6 +8,7 @@ mistake.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -27,6 +28,9 @@ Types = Mapping[bytes, EventType]
 
 Reject = Callable[[bytes, bytes, EventError], None]
 """Takes the subject it was published to, payload, and why the event must not reach a client."""
+
+NOT_YET: Final = sys.maxsize
+"""A sequence that none is behind."""
 
 CROWD: Final = 8
 """Receivers from which on it pays to gather events for all of them."""
@@ -312,10 +316,10 @@ class TopicRoute:
         self.single: dict[str, dict[Outbox, None]] = {}
         self.guarded = 0
         self._began: dict[str, int] = {}
-        self._began_every = 0
+        self._began_every = NOT_YET
 
     def since(self, subject: bytes) -> int:
-        """The sequence after which events with this subject have had receivers."""
+        """The sequence after which events with this subject have come in for receivers."""
         resource = subject[subject.rfind(b".") + 1 :].decode("utf-8", "replace")
         if not self.every:
             return self._began.get(resource, 0)
@@ -326,15 +330,23 @@ class TopicRoute:
         self._hub.flush.settle()
         if resource == ANY:
             if not self.every:
-                self._began_every = self._hub.order.position
+                self._began_every = NOT_YET
             self.guarded += bool(excluded) - bool(self.every.get(outbox))
             self.every[outbox] = excluded
             return
         holders = self.single.get(resource)
         if holders is None:
             holders = self.single[resource] = {}
-            self._began[resource] = self._hub.order.position
+            self._began[resource] = NOT_YET
         holders[outbox] = None
+
+    def confirmed(self, resource: str) -> None:
+        """NATS has the subscription: what does not come from here on is missing."""
+        if resource == ANY:
+            if self._began_every == NOT_YET:
+                self._began_every = self._hub.order.position
+        elif self._began.get(resource) == NOT_YET:
+            self._began[resource] = self._hub.order.position
 
     def remove(self, outbox: Outbox, resource: str) -> None:
         """Undo :meth:`add`; from here on nothing more is offered."""

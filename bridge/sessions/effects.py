@@ -123,12 +123,13 @@ def _change(session: Session, change: Change) -> None:
     # Stored events come before live ones: what comes in from here on waits for them.
     replay = detours.replay(session) if change.cursor or change.history else None
     session.wishes.become(change.patterns, identity.grants)
+    wanted = frozenset(session.wishes.keys)
     named = replies[0].data.events if isinstance(replies[0], SubscriptionAcknowledged) else ()
     order: Order | None
     if replay is None:
         order, replay = detours.follow(session, before), session.replay
     else:
-        new = replay.positions.inherit(frozenset(session.wishes.keys), before)
+        new = replay.positions.inherit(wanted, before)
         order = Order(new, change.cursor, last=change.history)
         replay.expect(order)
 
@@ -136,6 +137,7 @@ def _change(session: Session, change: Change) -> None:
         if session.state is not State.OPEN or session.identity is None:
             return
         if session.wishes.confirmed(named, done, session.identity.grants):
+            session.wishes.begin(wanted - before)
             detours.set_paces(session, change.paces)
             for reply in replies:
                 if isinstance(reply, SubscriptionAcknowledged | ResumeCompleted):
@@ -207,6 +209,7 @@ async def _renew(session: Session, message: AuthRefresh, before: Identity) -> No
     had = frozenset(session.wishes.keys)
     removed = session.renew(identity)
     order, replay = detours.follow(session, had), session.replay
+    wanted = frozenset(session.wishes.keys)
     reply = AuthRefreshed(
         data=AuthRefreshedData(expires_at=rfc3339(identity.expires_at), removed=removed),
         reply_to=message.id,
@@ -214,6 +217,7 @@ async def _renew(session: Session, message: AuthRefresh, before: Identity) -> No
 
     def confirmed(_: bool) -> None:
         if session.state is State.OPEN:
+            session.wishes.begin(wanted - had)
             session.send(reply)
             if replay is not None and order is not None:
                 replay.order(order)

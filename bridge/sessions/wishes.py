@@ -37,6 +37,11 @@ class Wishes:
         self.patterns = patterns
         self._hold(grants)
 
+    def begin(self, keys: Collection[tuple[str, str]]) -> None:
+        """NATS has these units; those that are not held any more are left out."""
+        for event_type, resource in self._keys.keys() & keys:
+            self._hub.topic(event_type).confirmed(resource)
+
     def confirmed(self, named: Iterable[str], done: bool, grants: Grants) -> bool:
         """NATS has these patterns, or did not confirm them in time: then they are given back.
 
