@@ -16,6 +16,7 @@ import selectors
 import socket
 import sys
 from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
@@ -135,6 +136,24 @@ class FairLoop(asyncio.SelectorEventLoop):
         made: asyncio.Transport = _Transport(self, sock, protocol, waiter, extra, server)
         return made
 
+    def _make_ssl_transport(
+        self,
+        rawsock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        sslcontext: Any,
+        waiter: asyncio.Future[None] | None = None,
+        *,
+        server_side: bool = False,
+        server_hostname: str | None = None,
+        extra: dict[str, Any] | None = None,
+        server: Any = None,
+        **timeouts: float | None,
+    ) -> Any:
+        make: Any = SSLProtocol
+        secured = make(self, protocol, sslcontext, waiter, server_side, server_hostname, **timeouts)
+        self._make_socket_transport(rawsock, secured, extra=extra, server=server)
+        return secured._app_transport
+
     async def _accept_connection2(
         self,
         protocol_factory: Callable[[], asyncio.Protocol],
@@ -145,7 +164,9 @@ class FairLoop(asyncio.SelectorEventLoop):
         *timeouts: float,
     ) -> None:
         """asyncio's own waits until the transport has begun, for no one: half of what it costs."""
-        if sslcontext is None:
+        if server is not None and not server.is_serving():
+            conn.close()  # accepted in the iteration in which the server was closed
+        elif sslcontext is None:
             self._make_socket_transport(conn, protocol_factory(), extra=extra, server=server)
         else:
             slow: Any = super()

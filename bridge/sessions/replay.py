@@ -118,6 +118,8 @@ class Replay:
                 log.warning("a replay is given up: %s", problem)
                 self._give_up([*orders, *self._orders])
                 return
+            if self._session.replay is not self:
+                return  # stopped, and on Python 3.11 a wait may have lost that
             self.positions.reach(upto)
             self._passes += 1
             for order in orders:

@@ -75,7 +75,6 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
             super().on_message_begin()
             self._upgrades = None
             self._body_bytes = 0
-            self._relax()
             self._expect()
 
         def on_body(self, body: bytes) -> None:
@@ -96,13 +95,15 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
         def on_message_complete(self) -> None:
             self._go_on()
             # From here on it is the answer that must be done in time.
-            self._relax()
+            heads.end(self)
             answers.begin(self, self.loop)
             super().on_message_complete()
 
         def on_response_complete(self) -> None:
-            self._relax()
+            answers.end(self)  # the head of the next request may be under way
             super().on_response_complete()
+            if self.cycle is not None and not self.cycle.response_complete:
+                answers.begin(self, self.loop)
 
         def timeout_keep_alive_handler(self) -> None:
             if self.transport.get_write_buffer_size():
@@ -155,7 +156,13 @@ def bounded_http(timeout: float, max_body: int) -> type[HttpToolsProtocol]:
 
         def too_slow(self) -> None:
             """The request did not arrive in time."""
-            self._cut(HTTPStatus.REQUEST_TIMEOUT)
+            if self._in_head or self.cycle is None or not self.cycle.response_complete:
+                self._cut(HTTPStatus.REQUEST_TIMEOUT)
+            else:
+                # Its answer is out already, and there is no other.
+                self._relax()
+                self._is_cut = True
+                self.transport.close()
 
         def _cut(self, status: HTTPStatus) -> None:
             self._relax()

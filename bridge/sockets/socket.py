@@ -262,6 +262,7 @@ class Socket(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The peer sends no more: the transport is closed once its buffer is written."""
+        self.put()
         self._closing = True
         self._cut_later()
         self._let_go()

@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,7 @@ from bridge.loop import FairLoop
 from schemas.subjects import Root
 from tests.support.blocking_peer import Peer, upgraded
 from tests.support.bus import envelope, everyone
+from tests.support.certificates import self_signed
 from tests.support.clients import mint
 from tests.support.faulty import eventually
 from tests.support.inside import InsideBridge
@@ -90,16 +92,22 @@ def kept() -> Iterator[Callable[[], Counter[str]]]:
         gc.enable()
 
 
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
 @pytest.mark.parametrize(
     "life", [_visit, _talk, _resume, _cut_amid_a_replay, _be_refused, _ask_over_http]
 )
 def test_nothing_is_left_to_the_collector(
-    life: Callable[[str, str, str], None], nats_server: NatsServer
+    life: Callable[[str, str, str], None], secure: bool, nats_server: NatsServer, tmp_path: Path
 ) -> None:
     """However clients end, what was made for them is freed with the last reference to it."""
 
+    settings = {}
+    if secure:
+        cert, key = self_signed(tmp_path)
+        settings = {"BRIDGE_TLS_CERT": str(cert), "BRIDGE_TLS_KEY": str(key)}
+
     async def main() -> Counter[str]:
-        async with InsideBridge(nats_server.url) as bridge:
+        async with InsideBridge(nats_server.url, settings) as bridge:
             address = everyone("file.ready", "1")
             subject = bridge.subjects.event(Root.EVENTS, address)
             stream = bridge.client.jetstream()

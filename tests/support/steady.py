@@ -164,6 +164,7 @@ class SteadyPublisher:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._running = False  # nats-py's wait may lose the cancellation on Python 3.11
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import selectors
 import socket
 import sys
@@ -205,3 +206,28 @@ def test_accepting_costs_no_future() -> None:
         waited = runner.run(main(runner.get_loop()))
     assert read == [b"x"]
     assert waited == 1, "this test's own"
+
+
+def test_a_connection_that_comes_as_the_server_closes_is_nobodys(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It was accepted, and what was to begin it runs after the close: it ends without a word."""
+
+    async def main(loop: asyncio.AbstractEventLoop) -> bytes:
+        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
+        clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(3)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the listener is read, and what follows from it is to come
+        server.close()
+        for client in clients:
+            client.settimeout(5)
+        await asyncio.sleep(0.05)
+        left = b""
+        for client in clients:
+            with client, contextlib.suppress(ConnectionError):
+                left += client.recv(1)
+        return left
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        assert runner.run(main(runner.get_loop())) == b""
+    assert caplog.records == []

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 
 from bridge.sessions.states import State
 from schemas.codes import RECONNECT
 from tests.support.coming_back import MINE, REVIEW, completed, fill, flood, join, live, when_written
 from tests.support.house import House, Visitor, person
+from tests.support.scripted_peer import CLOSE
 
 
 class TestCursors:
@@ -226,3 +230,26 @@ class TestStalls:
         assert living.replays.waiting == 0
         assert living.hub.flush.detours == set()
         assert visitor.session.state is State.CLOSED
+
+    async def test_a_replay_that_does_not_hear_of_its_end_writes_nothing_more(
+        self, living: House, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A wait may lose its cancellation on Python 3.11: the close frame is the last all the same."""
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        async def thinned(after: int, upto: int) -> bool:
+            with contextlib.suppress(asyncio.CancelledError):
+                return await asyncio.shield(answer)
+            return False
+
+        fill(living, REVIEW, REVIEW)
+        visitor = await join(living)
+        monkeypatch.setattr(living.stream, "thinned", thinned)
+        visitor.say("subscribe", "m", events=["review.*"], cursor="5f-1")
+        await living.let(1)
+        living.store(REVIEW)
+        living.come_in()
+        visitor.session.close(RECONNECT)
+        await living.let(1)
+        assert visitor.peer.transport.frames[-1][0] == CLOSE
+        assert living.replays.waiting == 0

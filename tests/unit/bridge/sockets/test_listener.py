@@ -18,10 +18,11 @@ Scope = dict[str, Any]
 
 
 class App:
-    """An ASGI application that answers with the length of the body it got."""
+    """An ASGI application that answers with the length of the body it got, or before it came."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, early: bool = False) -> None:
         self.bodies: list[int] = []
+        self._early = early
 
     async def __call__(
         self,
@@ -29,7 +30,7 @@ class App:
         receive: Callable[[], Awaitable[Scope]],
         send: Callable[[Scope], Awaitable[None]],
     ) -> None:
-        size, more = 0, True
+        size, more = 0, not self._early
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -44,9 +45,9 @@ class App:
 
 
 @contextlib.asynccontextmanager
-async def serving(timeout: float) -> AsyncIterator[tuple[int, App]]:
+async def serving(timeout: float, *, early: bool = False) -> AsyncIterator[tuple[int, App]]:
     """Run uvicorn with the bounded protocol on a free port."""
-    app = App()
+    app = App(early=early)
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]  # uvicorn's own types of ASGI
@@ -145,3 +146,33 @@ async def test_the_time_is_for_each_request() -> None:
         writer.close()
         await writer.wait_closed()
     assert app.bodies == [MAX_BODY] * 3
+
+
+async def test_an_answer_does_not_end_the_next_requests_time() -> None:
+    """A request that began while the one before was answered has to become whole in time, too."""
+    async with serving(timeout=0.2) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(10) + b"GET / HT")
+        async with asyncio.timeout(5):
+            assert (await reader.readuntil(b"\r\n\r\n10")).startswith(b"HTTP/1.1 200 ")
+            writer.write(b"T")
+            assert (await reader.read()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_an_early_answer_does_not_end_the_bodys_time() -> None:
+    """Who was answered before its body came, and sends it for ever, is cut without another word."""
+    async with serving(timeout=0.2, early=True) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(1000, sent=10))
+        async with asyncio.timeout(5):
+            assert (await reader.readuntil(b"\r\n\r\n0")).startswith(b"HTTP/1.1 200 ")
+            with contextlib.suppress(ConnectionError):
+                while not reader.at_eof():
+                    writer.write(b"x")
+                    with contextlib.suppress(TimeoutError):
+                        assert await asyncio.wait_for(reader.read(100), 0.02) == b""
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()

@@ -214,6 +214,15 @@ async def test_whatever_is_written_first_comes_behind_the_answer() -> None:
         assert len(server_frames(body)) == 1
 
 
+async def test_who_sends_no_more_is_answered_before_the_end() -> None:
+    """A client that half-closes right behind its handshake has its answer."""
+    scene = Scene()
+    scene.outcome = Admitted(scene.taken.append, greets=True)
+    scene.request()
+    scene.taken[0].eof_received()
+    assert scene.answer[0] == 101
+
+
 async def test_nothing_is_answered_to_who_is_gone() -> None:
     """The wait for the first frame ends with the connection."""
     scene = Scene()
