@@ -44,7 +44,6 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy")
         self._reserved = socket.socket()
         self._listener: socket.socket | None = None
-        self._accepting: asyncio.Task[None] | None = None
         self._links: set[_Link] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._flowing = asyncio.Event()
@@ -121,23 +120,24 @@ class Proxy:
         self._listener.setblocking(False)
         self._listener.bind(("127.0.0.1", self.port))
         self._listener.listen(1024)
-        self._accepting = self._loop.create_task(self._accept(self._listener))
+        self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def _deafen(self) -> None:
-        if self._accepting is not None:
-            self._accepting.cancel()
-            await asyncio.wait([self._accepting])
         if self._listener is not None:
+            self._loop.remove_reader(self._listener)
             self._listener.close()
-        self._accepting = self._listener = None
+            self._listener = None
 
-    async def _accept(self, listener: socket.socket) -> None:
-        while True:
-            client, _ = await self._loop.sock_accept(listener)
-            self.accepted += 1
-            link = _Link(client)
-            link.task = self._loop.create_task(self._serve(link))
-            self._links.add(link)
+    def _accept(self, listener: socket.socket) -> None:
+        # Not by a task, whose end could lose a connection that it has just been given.
+        try:
+            client, _ = listener.accept()
+        except OSError:
+            return  # gone again
+        self.accepted += 1
+        link = _Link(client)
+        link.task = self._loop.create_task(self._serve(link))
+        self._links.add(link)
 
     async def _serve(self, link: _Link) -> None:
         try:
@@ -188,6 +188,10 @@ class Proxy:
             link.task.cancel()
         if links:
             await asyncio.wait([link.task for link in links])
+        for link in self._links.intersection(links):
+            # Cancelled before its first step, so that nobody else closes it.
+            self._links.discard(link)
+            link.close()
         return len(links)
 
     async def _stop(self) -> None:
