@@ -234,7 +234,7 @@ class TestStalls:
     async def test_a_replay_that_does_not_hear_of_its_end_writes_nothing_more(
         self, living: House, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A wait may lose its cancellation (Python 3.11): the close frame is the last all the same."""
+        """A wait may lose its cancellation (Python 3.11): the close frame is the last even so."""
         answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         async def thinned(after: int, upto: int) -> bool:
