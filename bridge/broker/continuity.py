@@ -46,6 +46,8 @@ class Sink(Protocol):
 
     def fall(self, position: int) -> None: ...
 
+    def sees(self, last: int) -> None: ...
+
     def detain(self, anew: bool = False) -> None: ...
 
     def release(self, upto: int) -> bool: ...
@@ -165,6 +167,7 @@ class Continuity:
                 self._tell(None, None, GapReason.STREAM_REPLACED)
             self._identity = head.identity
             self._sink.begin(head.identity.encode(), head.last)
+        self._sink.sees(head.last)
         if self._stream.problem:
             raise BrokerUnavailable(self._stream.problem)
         return head

@@ -264,7 +264,7 @@ class DirectRoute:
     def add(self, outbox: Outbox) -> None:
         """Deliver to this one too."""
         if not self.receivers:
-            self.began = self._hub.order.position
+            self.began = self._hub.order.horizon
         self.receivers[outbox] = None
 
     def since(self, subject: bytes) -> int:
@@ -341,12 +341,16 @@ class TopicRoute:
         holders[outbox] = None
 
     def confirmed(self, resource: str) -> None:
-        """NATS has the subscription: what does not come from here on is missing."""
+        """NATS has the subscription: what does not come from here on is missing.
+
+        Not from where events have come to: what is being read from the stream goes further, and
+        what came behind that before there was a subscription would be taken for a hole.
+        """
         if resource == ANY:
             if self._began_every == NOT_YET:
-                self._began_every = self._hub.order.position
+                self._began_every = self._hub.order.horizon
         elif self._began.get(resource) == NOT_YET:
-            self._began[resource] = self._hub.order.position
+            self._began[resource] = self._hub.order.horizon
 
     def remove(self, outbox: Outbox, resource: str) -> None:
         """Undo :meth:`add`; from here on nothing more is offered."""

@@ -42,6 +42,7 @@ class StreamOrder:
         "_floor",
         "_older",
         "_overran",
+        "_seen",
         "_since",
         "_skip_to",
         "gate",
@@ -64,7 +65,7 @@ class StreamOrder:
         self._detained: list[Message] | None = None
         self._bytes = 0
         self._overran = False
-        self._floor = 0
+        self._floor = self._seen = 0
         self._skip_to = 0
         self._excused = 0
         self._older: dict[bytes, bytes] = {}
@@ -88,6 +89,15 @@ class StreamOrder:
         """The sequence up to which everything that was wanted has been offered."""
         return max(int(self.latest), self._floor)
 
+    @property
+    def horizon(self) -> int:
+        """The highest sequence that the stream is known to have, whether or not all has come."""
+        return max(self.position, self._seen)
+
+    def sees(self, last: int) -> None:
+        """The stream reaches this far."""
+        self._seen = max(self._seen, last)
+
     def cursor(self, position: int) -> str:
         """Return the cursor of whoever has everything up to this sequence."""
         return str(Cursor(self.identity.decode(), position, position))
@@ -98,14 +108,14 @@ class StreamOrder:
 
     def fall(self, position: int) -> None:
         """The stream does not reach further than this: what said so was no event of it."""
-        self.latest, self._floor = b"%d" % position, position
+        self.latest, self._floor, self._seen = b"%d" % position, position, position
         self._skip_to = min(self._skip_to, position)
         self.on_fall(position)
 
     def begin(self, identity: bytes, position: int) -> None:
         """The stream is another one, or seen for the first time: sequences begin anew."""
         self.identity = identity
-        self.latest, self._floor = b"0", position
+        self.latest, self._floor, self._seen = b"0", position, position
         self._skip_to = self._excused = 0
         self.last, self._older = {}, {}
         if self._detained:

@@ -73,7 +73,8 @@ class Scene:
     def receive(self, address: Address, name: str, head: bytes) -> None:
         subject = SUBJECTS.event(Root.LIVE, address).encode()
         payload = json.dumps(envelope(address, id=name)).encode()
-        route = self.hub.users["1"] if address.user else self.hub.topic(address.event_type)
+        topics = self.hub.topic
+        route = self.hub.users[address.user] if address.user else topics(address.event_type)
         route.receive(subject, head, payload)
         self.turns.run()
 
@@ -286,6 +287,25 @@ class TestMissed:
         scene.come(REVIEW, 10, 9)
         scene.come(REVIEW, 12, 11)
         assert scene.missed == [("live.topic.review.updated.77", 10, 11)]
+
+    @pytest.mark.parametrize("mine", [False, True])
+    def test_what_is_read_meanwhile_does_not_make_a_hole(self, scene: Scene, mine: bool) -> None:
+        """A subscription that begins while stored events are read begins behind all of them."""
+        scene.hub.order.detain()
+        scene.hub.order.sees(8)
+        scene.deliver(OTHER, 3)
+        scene.hub.hold_user("2")
+        if mine:
+            address = to_user("2", "upload.completed", "7")
+            scene.hub.users["2"].add(scene.outbox)
+        else:
+            address = topic("review.created", "77")
+            scene.hub.topic("review.created").add(scene.outbox, "77", NONE)
+            scene.hub.topic("review.created").confirmed("77")
+        scene.deliver(address, 6)
+        assert scene.hub.order.release(8)
+        scene.come(address, 12, 10)  # and 10 came before the subscription
+        assert scene.missed == []
 
     def test_a_topic_that_was_held_again_begins_anew(self, scene: Scene) -> None:
         """By resource or for all of them, and only where nobody else held it meanwhile."""
