@@ -1,6 +1,6 @@
 """When the cycle collector of this process looks at what is old.
 
-A full collection walks every object and holds everything up meanwhile: about 100 ms for 10,000
+A full collection walks every object and holds everything up meanwhile: 135 ms for 10,000
 connections. Connections, replays and requests are taken apart by reference counting, so there is
 next to nothing for it to find; what a fault or a library leaves behind must not stay for good.
 """
