@@ -10,7 +10,9 @@
  *
  * `frames` counts whole data frames, `marks` counts the mark in payloads, for a server that puts
  * several messages into one frame. Every SAMPLE_EVERY-th connection measures latency: after the mark
- * come 19 digits, CLOCK_MONOTONIC in nanoseconds when the event was published.
+ * come 19 digits, CLOCK_MONOTONIC in nanoseconds when the event was published. Once they are ready
+ * these are read before all others, so that connecting, which is work here too, is not in what is
+ * measured.
  *
  * Commands on standard input, each answered by one line of JSON on standard output:
  *   connect TO WINDOW MS   open connections up to number TO, WINDOW at once, within MS
@@ -66,7 +68,8 @@ struct connection {
 
 static struct connection *connections;
 static uint32_t connection_count;
-static int epoll_fd, count_marks;
+static int epoll_fd, sampled_fd, count_marks;
+static struct connection all_sampled; /* stands for them in epoll_fd */
 static struct sockaddr_in server;
 static int64_t read_at;
 
@@ -138,6 +141,12 @@ static void take_steps(struct connection *connection)
     connection->state = READY;
     free(connection->heard);
     connection->heard = NULL;
+    if (connection->sampled) {
+        struct epoll_event wanted = {.events = EPOLLIN, .data.ptr = connection};
+        if (epoll_ctl(epoll_fd, EPOLL_CTL_DEL, connection->fd, NULL) < 0 ||
+            epoll_ctl(sampled_fd, EPOLL_CTL_ADD, connection->fd, &wanted) < 0)
+            fatal("epoll_ctl");
+    }
     connecting.ready++;
     connecting.under_way--;
 }
@@ -289,6 +298,14 @@ static void on_event(struct connection *connection, uint32_t events)
     }
 }
 
+static void read_sampled(void)
+{
+    static struct epoll_event events[MOST_EVENTS];
+    int found = epoll_wait(sampled_fd, events, MOST_EVENTS, 0);
+    for (int i = 0; i < found; i++)
+        on_event(events[i].data.ptr, events[i].events);
+}
+
 static void open_connection(struct connection *connection)
 {
     connection->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
@@ -399,8 +416,10 @@ static void read_commands(void)
 static void advance(void)
 {
     while (connecting.active && connecting.next < connecting.target &&
-           connecting.under_way < connecting.window)
+           connecting.under_way < connecting.window) {
         open_connection(&connections[connecting.next++]);
+        read_sampled();
+    }
     if (connecting.active && (connecting.ready + connecting.failed >= connecting.target ||
                               now_ns() > connecting.deadline))
         answer_connect();
@@ -466,14 +485,22 @@ int main(int argc, char **argv)
     read_script(argv[4], (uint32_t)atoi(argv[3]));
     setvbuf(stdout, NULL, _IOLBF, 0);
     epoll_fd = epoll_create1(0);
+    sampled_fd = epoll_create1(0);
     struct epoll_event input = {.events = EPOLLIN, .data.ptr = NULL};
-    if (epoll_fd < 0 || epoll_ctl(epoll_fd, EPOLL_CTL_ADD, STDIN_FILENO, &input) < 0)
+    struct epoll_event sampled = {.events = EPOLLIN, .data.ptr = &all_sampled};
+    if (epoll_fd < 0 || sampled_fd < 0 ||
+        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, STDIN_FILENO, &input) < 0 ||
+        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, sampled_fd, &sampled) < 0)
         fatal("epoll");
     for (;;) {
         static struct epoll_event events[MOST_EVENTS];
         int found = epoll_wait(epoll_fd, events, MOST_EVENTS, 50);
         for (int i = 0; i < found; i++) {
-            if (events[i].data.ptr)
+            if (connecting.active)
+                read_sampled();
+            if (events[i].data.ptr == &all_sampled)
+                read_sampled();
+            else if (events[i].data.ptr)
                 on_event(events[i].data.ptr, events[i].events);
             else
                 read_commands();
