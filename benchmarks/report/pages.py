@@ -18,7 +18,6 @@ MARKS = {"figures": "<!-- figures -->", "verdicts": "<!-- verdicts -->"}
 END = "<!-- end -->"
 
 PEERS = ("bridge", "floor", "uws", "nats", "ws", "broadcast", "seed", "socketio")
-SIZES = ("64 B", "256 B", "4 KiB", "32 KiB")
 
 Row = tuple[str, str, str, tuple[str, ...]]
 """Title, scenario, variant, and the metrics of a cell."""

@@ -110,7 +110,7 @@ class Control:
         args = asked.get("args")
         if asked.get("from") == self._replica or not message.reply:
             return
-        answer = json.dumps({"replica": self._replica}).encode()
+        answer = nothing = json.dumps({"replica": self._replica}).encode()
         if operation is not None and isinstance(args, dict):
             try:
                 result = operation(args)
@@ -120,6 +120,9 @@ class Control:
             except Exception:
                 # Whoever asks is to hear that it can't be had, and not to wait for it in vain.
                 log.exception("control: %s failed", asked.get("op"))
+        if len(answer) > self._connection.client.max_payload:
+            log.warning("control: the answer of %s is too large for NATS", asked.get("op"))
+            answer = nothing
         self._connection.publish(message.reply, answer)
 
 

@@ -86,7 +86,7 @@ def _size(digits: bytes) -> int:
 
 
 _SIZES: Final = {b"%d" % size: size for size in range(2048)}
-"""What most sizes come to: looking one up costs a third of checking and converting it."""
+"""What most sizes come to: looking one up costs about half of checking and converting it."""
 
 
 class Splitter:

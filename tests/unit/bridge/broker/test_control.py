@@ -23,6 +23,7 @@ class ScriptedConnection:
 
     def __init__(self) -> None:
         self.client = self
+        self.max_payload = 1000
         self.heard: dict[str, Handle] = {}
         self.published: list[tuple[str, dict[str, Any]]] = []
 
@@ -50,6 +51,7 @@ def connection() -> ScriptedConnection:
             "double": lambda args: 2 * args["number"],
             "fail": fail,
             "odd": lambda args: {1, 2},  # no JSON
+            "much": lambda args: "x" * 1000,
         }
     )
     run(control.listen())
@@ -103,3 +105,12 @@ def test_what_is_no_question_of_another_is_not_answered(
     """Nonsense, and what this replica asked everybody itself."""
     ask(connection, question)
     assert connection.published == []
+
+
+def test_an_answer_that_does_not_fit_is_told(
+    connection: ScriptedConnection, caplog: pytest.LogCaptureFixture
+) -> None:
+    """NATS would not take it: whoever asks hears at once that there is none, and the log why."""
+    ask(connection, {"from": "you", "op": "much", "args": {}})
+    assert [answer for _, answer in connection.published] == [{"replica": "me"}]
+    assert "much is too large" in caplog.text
