@@ -119,6 +119,22 @@ class TestNarrower:
         await living.let(3)
         assert visitor.stored == list(range(1, 301))
 
+    async def test_what_wider_grants_bring_can_be_missing_too(self, living: House) -> None:
+        """From where NATS has it: an event of it that does not come in is read from the stream."""
+        narrow = permitted("review.updated.78")
+        visitor = await subscribed(living, "review.*", identity=narrow)
+        renew(visitor, permitted("review.>"))
+        await living.let(1)
+        for _ in range(2):
+            living.store(REVIEW)
+            living.come_in()
+        living.store(REVIEW)
+        living.nats.copies.clear()
+        living.store(REVIEW)
+        living.come_in()
+        await living.let(1)
+        assert visitor.stored == [1, 2, 3, 4]
+
     async def test_nothing_comes_of_a_pattern_that_was_given_back(self, living: House) -> None:
         """Neither what came in meanwhile and waits for the stored events."""
         visitor = await replaying(living)
