@@ -4,7 +4,8 @@ asyncio handles every socket that is ready before it looks again. When thousands
 or speak at once, an event from NATS would wait for all of them. Here one iteration handles a few,
 fewer after one that took long (:data:`LONG`), and NATS's socket is among them whenever it is ready.
 What is left over is found by the next look, before what came later: the kernel hands ready sockets
-out in turns.
+out in turns. Between two callbacks NATS's socket is looked at once more, when a while has passed
+(:data:`GLANCE`): an event waits for one of them, not for all that the iteration has to do.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import socket
 import sys
 from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
 from asyncio.sslproto import SSLProtocol
+from collections import deque
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
@@ -29,6 +31,10 @@ MOST: Final = 64
 """Sockets that it handles when each is done quickly."""
 LONG: Final = 0.001
 """Seconds that an iteration should take: about four handshakes."""
+GLANCE: Final = 0.00025
+"""Seconds after which the preferred socket is looked at again amid an iteration."""
+ACCEPTS: Final = 4
+"""Connections that are accepted in one iteration; asyncio takes all that wait, up to thousands."""
 
 if sys.platform == "linux":
     # typeshed does not tell of the epoll object and the keys, which are there since Python 3.4.
@@ -49,6 +55,7 @@ if sys.platform == "linux":
             self._turn = FIRST
             self._handled = 0
             self._began = clock()
+            self._glances_at = 0.0
 
         def prefer(self, fd: int) -> None:
             """Tell of this socket first, and in each turn in which it can be read."""
@@ -72,6 +79,7 @@ if sys.platform == "linux":
                 return []
             self._began = self._clock()
             self._handled = len(found)
+            self._glances_at = self._began + GLANCE
             keys, preferred = self._fd_to_key, self._preferred
             ready: list[tuple[selectors.SelectorKey, int]] = []
             missing = len(found) == turn
@@ -92,6 +100,25 @@ if sys.platform == "linux":
                 if key is not None and key.events & selectors.EVENT_READ:
                     ready.insert(0, (key, selectors.EVENT_READ))
             return ready
+
+        def glance(self) -> selectors.SelectorKey | None:
+            """Return the preferred socket's key where it can be read and nobody looked for a while.
+
+            Whoever handles it calls :meth:`glanced` then.
+            """
+            now = self._clock()
+            if now < self._glances_at:
+                return None
+            self._glances_at = now + GLANCE
+            if not self._look.poll(0):
+                return None
+            key = self._fd_to_key.get(self._preferred)
+            return key if key is not None and key.events & selectors.EVENT_READ else None
+
+        def glanced(self) -> None:
+            """Let the others have their share: at least as long as this took."""
+            now = self._clock()
+            self._glances_at = now + max(GLANCE, now - self._glances_at + GLANCE)
 
         def _next_turn(self, took: float) -> int:
             """Return how many sockets the next turn has, after one that took so many seconds."""
@@ -118,11 +145,36 @@ class FairLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._fair: Final = FairSelector() if sys.platform == "linux" else None
         super().__init__(self._fair)
+        self._between: Final = asyncio.Handle(self._glance, (), self)
 
     def prefer(self, fd: int) -> None:
         """Read this socket in each turn in which it is ready; it takes the place of another."""
         if self._fair is not None:
             self._fair.prefer(fd)
+
+    def _process_events(self, event_list: list[tuple[selectors.SelectorKey, int]]) -> None:
+        """asyncio calls this once an iteration, before it runs all that is ready."""
+        mine: Any = self
+        super()._process_events(event_list)  # type: ignore[misc]  # typeshed does not tell of it
+        ready: deque[asyncio.Handle] = mine._ready
+        if len(ready) > 1 and self._fair is not None:
+            for _ in range(len(ready)):  # in place: another thread may add to it meanwhile
+                ready.append(ready.popleft())
+                ready.append(self._between)
+
+    def _glance(self) -> None:
+        assert self._fair is not None
+        key = self._fair.glance()
+        if key is not None and not key.data[0]._cancelled:
+            key.data[0]._run()
+            self._fair.glanced()
+
+    def _accept_connection(
+        self, factory: Any, sock: Any, sslcontext: Any, server: Any, backlog: int, *timeouts: float
+    ) -> None:
+        slow: Any = super()
+        most = min(backlog, ACCEPTS)
+        slow._accept_connection(factory, sock, sslcontext, server, most, *timeouts)
 
     def _make_socket_transport(
         self,

@@ -109,6 +109,7 @@ class Interests:
         self._scheduled = False
         self._asked_at = -GATHER
         self._answered: Final[deque[tuple[Confirmed, bool]]] = deque()
+        self._telling = 0
 
     def __len__(self) -> int:
         return len(self._units)
@@ -243,19 +244,21 @@ class Interests:
         denied = [unit for unit in batch.units if unit.denied and unit.sid in self._units]
         for unit in denied:
             self._forget(unit)
-        waits = bool(self._answered)
         self._answered.extend((confirmed, not denied) for _, confirmed in batch.waiters)
-        if not waits:
-            self._tell_some()
+        if self._answered and not self._telling:
+            self._telling = 1
+            self._tell_next()  # a client that comes alone does not wait for the next iteration
 
-    def _tell_some(self) -> None:
-        answered = self._answered
-        for _ in range(AT_ONCE):
-            if not answered:
-                return
-            _tell(*answered.popleft())
-        if answered:
-            self._call_soon(self._tell_some)
+    def _tell_on(self) -> None:
+        # Each in a callback of its own: the loop reads events from NATS between them.
+        while self._telling < min(AT_ONCE, len(self._answered)):
+            self._telling += 1
+            self._call_soon(self._tell_next)
+
+    def _tell_next(self) -> None:
+        self._telling -= 1
+        _tell(*self._answered.popleft())
+        self._tell_on()
 
     def _forget(self, unit: Unit) -> None:
         self._lingering.pop(unit.sid, None)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import resource
 import time
-from collections.abc import Iterator
 
 from schemas import codes
 from tests.faults.conftest import Figure
 from tests.support.bus import everyone, topic
+from tests.support.cores import core_of_its_own, only_what_is_left
 from tests.support.faulty import World
 from tests.support.model import Wish
 from tests.support.pulse import Pulse
@@ -19,20 +18,6 @@ from tests.support.pulse import Pulse
 CLIENTS = int(os.environ.get("FAULT_CLIENTS", "100"))
 MISSED = 100
 DEADLINE = 10.0
-
-
-@contextlib.contextmanager
-def stepping_back() -> Iterator[None]:
-    """Let the bridge and its broker have the cores that the thousand clients of this process want:
-    on the machines of those clients they would not compete.
-    """
-    before = os.getpriority(os.PRIO_PROCESS, 0)
-    os.nice(10)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(PermissionError):  # only root may come back
-            os.setpriority(os.PRIO_PROCESS, 0, before)
 
 
 async def test_herd(world: World, repetition: int, figure: Figure) -> None:
@@ -50,7 +35,10 @@ async def test_herd(world: World, repetition: int, figure: Figure) -> None:
             await publisher.publish(everyone("system.maintenance"))
             await fleet.settled(DEADLINE)
             second = await world.start_bridge(**settings)
-            with Pulse(world.nats.url, second.url, world.subjects.prefix) as pulse:
+            with (
+                Pulse(world.nats.url, second.url, world.subjects.prefix) as pulse,
+                core_of_its_own(second.pid, world.nats.pid, pulse.pid),
+            ):
                 fleet.move([])
                 first.terminate()
                 assert await asyncio.to_thread(first.wait) == 0
@@ -62,7 +50,7 @@ async def test_herd(world: World, repetition: int, figure: Figure) -> None:
                 await asyncio.sleep(1)  # for a lap without the herd
                 quiet = await pulse.lap()
                 began = time.monotonic()
-                with stepping_back():
+                with only_what_is_left():  # on machines of their own they would not compete
                     fleet.move([second.url])
                     await fleet.settled(DEADLINE)
                 took = time.monotonic() - began

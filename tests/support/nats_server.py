@@ -35,6 +35,11 @@ class NatsServer(ABC):
     url: str
     monitor_url: str
 
+    @property
+    def pid(self) -> int | None:
+        """The number of its process, where it is one of this system's."""
+        return None
+
     @abstractmethod
     def start(self) -> None:
         """Start, and return when clients can connect; nothing happens when it runs already."""
@@ -66,6 +71,10 @@ class EmbeddedNats(NatsServer):
         self._options = [*(("-js", "-sd", str(folder / "data")) if jetstream else ()), *arguments]
         self._ports = ("-1", "-1")
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
 
     def start(self) -> None:
         if self._process is not None:

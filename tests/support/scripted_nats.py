@@ -52,9 +52,14 @@ class Turns:
 
     def step(self) -> None:
         """End this iteration."""
+        self.between(lambda: None)
+
+    def between(self, look: Callable[[], None]) -> None:
+        """End this iteration, and look after each call."""
         calls, self._calls = self._calls, []
         for call in calls:
             call()
+            look()
 
     def run(self) -> None:
         """End this iteration, and those that follow from it."""

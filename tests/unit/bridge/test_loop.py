@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bridge.loop import FIRST, LEAST, LONG, MOST, FairLoop
+from bridge.loop import ACCEPTS, FIRST, GLANCE, LEAST, LONG, MOST, FairLoop
 
 CROWD = 2 * MOST
 
@@ -130,6 +130,38 @@ if sys.platform == "linux":
         sockets.last.close()
         sockets.turn()
 
+    def test_the_preferred_is_looked_at_again_after_a_while(sockets: Sockets) -> None:
+        """Amid a turn, but not for each of its sockets, and only where it can be read."""
+        sockets.selector.prefer(sockets.last.fileno())
+        sockets.cost = 0.0
+        assert sockets.turn()[0] is sockets.last
+        assert sockets.selector.glance() is None, "it was looked at just now"
+        sockets.now += GLANCE
+        assert sockets.selector.glance() is None, "it has nothing"
+        sockets.pairs[-1][1].send(b"x")
+        assert sockets.selector.glance() is None, "it was looked at just now"
+        sockets.now += GLANCE
+        found = sockets.selector.glance()
+        assert found is not None
+        assert found.fileobj is sockets.last
+        sockets.selector.modify(sockets.last, selectors.EVENT_WRITE)
+        sockets.now += GLANCE
+        assert sockets.selector.glance() is None, "nobody reads it"
+
+    def test_the_others_have_as_much_time_as_the_preferred(sockets: Sockets) -> None:
+        """A preferred socket that always has more leaves them half of an iteration."""
+        sockets.selector.prefer(sockets.last.fileno())
+        sockets.selector.select(0)
+        for took in (GLANCE / 2, 20 * GLANCE):
+            sockets.now += 30 * GLANCE
+            assert sockets.selector.glance() is not None
+            sockets.now += took
+            sockets.selector.glanced()
+            sockets.now += max(took, GLANCE) * 0.99
+            assert sockets.selector.glance() is None
+            sockets.now += max(took, GLANCE) * 0.02
+            assert sockets.selector.glance() is not None
+
     def test_what_can_be_written_is_told_apart(sockets: Sockets) -> None:
         """Events are those that were asked for, as the selector of asyncio tells them."""
         writer = sockets.pairs[0][1]
@@ -172,6 +204,76 @@ def test_the_loop_serves_and_prefers() -> None:
     assert sorted(order) == list(range(CROWD))
     if sys.platform == "linux":
         assert order[0] == CROWD - 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no epoll")
+def test_the_preferred_does_not_wait_for_the_end_of_an_iteration() -> None:
+    """What comes while a crowd of callbacks is under way is read between two of them."""
+
+    async def main(loop: FairLoop) -> list[str]:
+        reader, writer = socket.socketpair()
+        order: list[str] = []
+        done = asyncio.Event()
+
+        def work(at: int) -> None:
+            if at == 1:
+                writer.send(b"x")
+            until = loop.time() + GLANCE
+            while loop.time() < until:
+                pass
+            order.append("work")
+            if at == CROWD - 1:
+                done.set()
+
+        def read() -> None:
+            reader.recv(1)
+            order.append("read")
+
+        loop.add_reader(reader, read)
+        loop.prefer(reader.fileno())
+        for at in range(CROWD):
+            loop.call_soon(work, at)
+        async with asyncio.timeout(5):
+            await done.wait()
+        loop.remove_reader(reader)
+        reader.close()
+        writer.close()
+        return order
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, FairLoop)
+        order = runner.run(main(loop))
+    assert order.index("read") == 2
+    assert order.count("work") == CROWD
+
+
+def test_few_are_accepted_in_one_iteration() -> None:
+    """A crowd at the door does not hold up who is inside; all of it gets in."""
+
+    async def main(loop: asyncio.AbstractEventLoop) -> list[int]:
+        inside: list[asyncio.BaseTransport] = []
+
+        class Guest(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                inside.append(transport)
+
+        server = await loop.create_server(Guest, "127.0.0.1", 0, backlog=CROWD)
+        address = server.sockets[0].getsockname()
+        clients = [socket.create_connection(address) for _ in range(10 * ACCEPTS)]
+        counts = []
+        async with asyncio.timeout(5):
+            while len(inside) < len(clients):
+                before = len(inside)
+                await asyncio.sleep(0)
+                counts.append(len(inside) - before)
+        for each in (*clients, *inside):
+            each.close()
+        server.close()
+        return counts
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        assert max(runner.run(main(runner.get_loop()))) == ACCEPTS
 
 
 def test_accepting_costs_no_future() -> None:
