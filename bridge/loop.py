@@ -33,8 +33,6 @@ LONG: Final = 0.001
 """Seconds that an iteration should take: about four handshakes."""
 GLANCE: Final = 0.00025
 """Seconds after which the preferred socket is looked at again amid an iteration."""
-ACCEPTS: Final = 4
-"""Connections that are accepted in one iteration; asyncio takes all that wait, up to thousands."""
 
 if sys.platform == "linux":
     # typeshed does not tell of the epoll object and the keys, which are there since Python 3.4.
@@ -168,13 +166,6 @@ class FairLoop(asyncio.SelectorEventLoop):
         if key is not None and not key.data[0]._cancelled:
             key.data[0]._run()
             self._fair.glanced()
-
-    def _accept_connection(
-        self, factory: Any, sock: Any, sslcontext: Any, server: Any, backlog: int, *timeouts: float
-    ) -> None:
-        slow: Any = super()
-        most = min(backlog, ACCEPTS)
-        slow._accept_connection(factory, sock, sslcontext, server, most, *timeouts)
 
     def _make_socket_transport(
         self,

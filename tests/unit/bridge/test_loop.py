@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bridge.loop import ACCEPTS, FIRST, GLANCE, LEAST, LONG, MOST, FairLoop
+from bridge.loop import FIRST, GLANCE, LEAST, LONG, MOST, FairLoop
 
 CROWD = 2 * MOST
 
@@ -246,34 +246,6 @@ def test_the_preferred_does_not_wait_for_the_end_of_an_iteration() -> None:
         order = runner.run(main(loop))
     assert order.index("read") == 2
     assert order.count("work") == CROWD
-
-
-def test_few_are_accepted_in_one_iteration() -> None:
-    """A crowd at the door does not hold up who is inside; all of it gets in."""
-
-    async def main(loop: asyncio.AbstractEventLoop) -> list[int]:
-        inside: list[asyncio.BaseTransport] = []
-
-        class Guest(asyncio.Protocol):
-            def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                inside.append(transport)
-
-        server = await loop.create_server(Guest, "127.0.0.1", 0, backlog=CROWD)
-        address = server.sockets[0].getsockname()
-        clients = [socket.create_connection(address) for _ in range(10 * ACCEPTS)]
-        counts = []
-        async with asyncio.timeout(5):
-            while len(inside) < len(clients):
-                before = len(inside)
-                await asyncio.sleep(0)
-                counts.append(len(inside) - before)
-        for each in (*clients, *inside):
-            each.close()
-        server.close()
-        return counts
-
-    with asyncio.Runner(loop_factory=FairLoop) as runner:
-        assert max(runner.run(main(runner.get_loop()))) == ACCEPTS
 
 
 def test_accepting_costs_no_future() -> None:
