@@ -137,13 +137,25 @@ class _Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed do
         self._read_ready_cb = None
 
 
+class _Between(asyncio.Handle):
+    """A callback without asyncio's context around it, since it runs between any two others."""
+
+    __slots__ = ("_run",)
+
+    def __init__(
+        self, callback: Callable[[], None], args: tuple[()], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        super().__init__(callback, args, loop)
+        self._run = callback
+
+
 class FairLoop(asyncio.SelectorEventLoop):
     """asyncio's loop; bounded turns where there is epoll, and nothing left of a connection."""
 
     def __init__(self) -> None:
         self._fair: Final = FairSelector() if sys.platform == "linux" else None
         super().__init__(self._fair)
-        self._between: Final = asyncio.Handle(self._glance, (), self)
+        self._between: Final = _Between(self._glance, (), self)
 
     def prefer(self, fd: int) -> None:
         """Read this socket in each turn in which it is ready; it takes the place of another."""
