@@ -140,13 +140,14 @@ class _Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed do
 class _Between(asyncio.Handle):
     """A callback without asyncio's context around it, since it runs between any two others."""
 
-    __slots__ = ("_run",)
+    __slots__ = ("_call",)
 
-    def __init__(
-        self, callback: Callable[[], None], args: tuple[()], loop: asyncio.AbstractEventLoop
-    ) -> None:
-        super().__init__(callback, args, loop)
-        self._run = callback
+    def __init__(self, call: Callable[[], None], loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(call, (), loop)
+        self._call = call
+
+    def _run(self) -> None:
+        self._call()
 
 
 class FairLoop(asyncio.SelectorEventLoop):
@@ -155,7 +156,7 @@ class FairLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._fair: Final = FairSelector() if sys.platform == "linux" else None
         super().__init__(self._fair)
-        self._between: Final = _Between(self._glance, (), self)
+        self._between: Final = _Between(self._glance, self)
 
     def prefer(self, fd: int) -> None:
         """Read this socket in each turn in which it is ready; it takes the place of another."""
