@@ -1,7 +1,7 @@
 """What is done about a client's message: the one place that applies what the handlers decide.
 
 Called by the session from the event loop; nothing here blocks. A fault of ours is told to the
-client as ``INTERNAL_ERROR``, and the connection goes on.
+client as ``INTERNAL_ERROR``, and the connection goes on, unless it left a subscription half done.
 """
 
 from __future__ import annotations
@@ -77,14 +77,17 @@ def receive(session: Session, data: bytes, is_text: bool) -> None:
         env.limits.max_interests,
         env.limits.max_message_size,
     )
+    effect: Effect | None = None
     try:
-        _apply(session, handle(message, view), identity)
+        effect = handle(message, view)
+        _apply(session, effect, identity)
     except Exception:
-        # A fault of ours: the client is told, the connection and all others go on.
         log.exception("a message of type %s could not be handled", message.type)
         _refuse(
             session, error(ErrorCode.INTERNAL_ERROR, "Internal server error", reply_to=message.id)
         )
+        if isinstance(effect, Change):
+            session.close(codes.INTERNAL_ERROR)  # it may be half done
 
 
 def _refuse(session: Session, answer: Reply) -> None:
@@ -159,7 +162,7 @@ def _change(session: Session, change: Change) -> None:
             replay.order(order)
 
     # Also where nothing is new: answers keep their order, and a pattern may still be waiting.
-    session.env.interests.confirm(confirmed)
+    session.when_confirmed(confirmed)
 
 
 # What takes time: a task each, bounded by the rate limit and the waits' deadlines.
@@ -222,4 +225,4 @@ async def _renew(session: Session, message: AuthRefresh, before: Identity) -> No
             if replay is not None and order is not None:
                 replay.order(order)
 
-    session.env.interests.confirm(confirmed)
+    session.when_confirmed(confirmed)

@@ -134,7 +134,20 @@ class Session:
             oldest.replace()
         route = env.hub.hold_user(identity.user)
         self._unit = env.interests.hold(env.user_subject(identity.user), route.receive)
-        env.interests.confirm(partial(self._confirmed, reply_to=reply_to))
+        self.when_confirmed(partial(self._confirmed, reply_to=reply_to))
+
+    def when_confirmed(self, then: Callable[[bool], None]) -> None:
+        """Call once NATS has all that is held so far, or has not said so in time."""
+
+        def confirmed(done: bool) -> None:
+            try:
+                then(done)
+            except Exception:
+                # What is half done can't stay; the client comes back and has what it missed.
+                log.exception("connection %s is ended after a fault", self.id)
+                self.close(codes.INTERNAL_ERROR)
+
+        self.env.interests.confirm(confirmed)
 
     def identify_later(self, answer: Awaitable[Identity], reply_to: str | None = None) -> None:
         """Who it is takes a while to find out; until then nothing of the client is read."""

@@ -1,0 +1,104 @@
+"""A fault of the bridge itself with one client: it is told, and nothing stays half done."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from bridge.sessions import detours, effects
+from bridge.sessions.states import State
+from bridge.sessions.wishes import Wishes
+from tests.support.bus import topic
+from tests.support.house import House, Visitor, person
+
+REVIEW = topic("review.updated", "77")
+
+
+@pytest.fixture
+def house() -> House:
+    """A new one for each test."""
+    return House()
+
+
+@pytest.fixture
+def visitor(house: House) -> Visitor:
+    """A client that is connected."""
+    made = Visitor(house, person())
+    house.answer()
+    return made
+
+
+def fail(*_: Any, **__: Any) -> Any:
+    """What none of it should do."""
+    raise RuntimeError("a fault of ours")
+
+
+def test_a_message_that_can_not_be_handled_costs_an_answer(
+    house: House,
+    visitor: Visitor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The client is told INTERNAL_ERROR with its id, and goes on; the fault is in the log."""
+    with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
+        broken.setattr(effects, "handle", fail)
+        visitor.say("ping", id="p1")
+    assert visitor.told("error")[0]["code"] == "INTERNAL_ERROR"
+    assert visitor.messages[-1]["reply_to"] == "p1"
+    visitor.say("ping")
+    assert visitor.heard[-1] == "pong"
+    assert visitor.peer.closes == []
+    assert "a fault of ours" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [(detours, "follow"), (detours, "set_paces"), (Wishes, "begin")],
+)
+@pytest.mark.parametrize("cursor", [False, True])
+def test_a_subscription_that_is_half_done_ends_the_connection(
+    house: House,
+    visitor: Visitor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    part: Any,
+    name: str,
+    cursor: bool,
+) -> None:
+    """Whether before NATS has confirmed it or after: 1011, at which clients come back and resume.
+
+    Nothing of it is left, and others have their events.
+    """
+    if cursor and name == "follow":
+        part, name = detours, "replay"
+    other = Visitor(house, person("2"))
+    house.answer()
+    other.say("subscribe", events=["review.*"])
+    house.answer()
+    with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
+        broken.setattr(part, name, fail)
+        history = {"history": 5} if cursor else {}
+        visitor.say("subscribe", events=["review.*"], **history)
+        house.answer()
+    assert visitor.peer.closes == [(1011, "INTERNAL_ERROR")]
+    assert visitor.session.state is State.CLOSED
+    assert visitor.session.replay is None
+    assert "a fault of ours" in caplog.text
+    event = house.publish(REVIEW)
+    assert other.heard[-1] == event
+    assert event not in visitor.heard
+
+
+def test_a_greeting_that_fails_ends_the_connection(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A client is not left waiting for ``connection.established``."""
+    with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
+        broken.setattr("bridge.sessions.session.greeting", fail)
+        visitor = Visitor(house, person())
+        house.answer()
+    assert visitor.peer.closes == [(1011, "INTERNAL_ERROR")]
+    assert len(house.registry) == 0
+    assert "a fault of ours" in caplog.text
