@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from bridge.sessions.detours import look_after
 from bridge.sessions.registry import Registry
 from bridge.sessions.session import Session
+from bridge.sessions.states import State
 from bridge.settings import LimitSettings
 from schemas import codes
 
 log = logging.getLogger(__name__)
 
 
+AT_A_TIME: Final = 0.00025
+"""Seconds of looking after connections before others have their turn: ten thousand of them, of
+which a third are due for a ping, take 30 ms."""
+
+
 class Keeper:
-    """Looks after every connection once a tick; a tick costs one pass over them."""
+    """Looks after every connection once a tick: one pass over them, with pauses for the others."""
 
     def __init__(
         self,
@@ -37,6 +43,8 @@ class Keeper:
         self._loop: Final = loop
         self._chores: Final = chores
         self._timer: asyncio.TimerHandle | None = None
+        self._pass: Iterator[Session] = iter(())
+        self._passing = False
 
     def start(self) -> None:
         """Tick from now on."""
@@ -47,15 +55,13 @@ class Keeper:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._pass = iter(())
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(self._interval, self._tick)
-        now, wall = self._loop.time(), time.time()
-        for session in self._registry:
-            try:
-                self._look_after(session, now, wall)
-            except Exception:
-                log.exception("a connection could not be looked after")
+        if not self._passing:  # else it is still at the last one, on a busy process
+            self._pass = iter(self._registry)
+            self._go_on()
         for chore in self._chores:
             try:
                 chore()
@@ -63,7 +69,23 @@ class Keeper:
                 # One chore's fault must not end the timer that all connections live by.
                 log.exception("a chore failed")
 
+    def _go_on(self) -> None:
+        began, wall = self._loop.time(), time.time()
+        now, self._passing = began, True
+        for session in self._pass:
+            try:
+                self._look_after(session, now, wall)
+            except Exception:
+                log.exception("a connection could not be looked after")
+            now = self._loop.time()
+            if now - began >= AT_A_TIME:
+                self._loop.call_soon(self._go_on)
+                return
+        self._passing = False
+
     def _look_after(self, session: Session, now: float, wall: float) -> None:
+        if session.state is State.CLOSED:
+            return  # since the pass began
         session.signs = 0
         if session.outbox.backlog is not None:
             look_after(session, wall)

@@ -10,8 +10,9 @@ import pytest
 
 from bridge.delivery.outbox import Flush, Outbox
 from bridge.sessions import keeper as keeper_module
-from bridge.sessions.keeper import Keeper
+from bridge.sessions.keeper import AT_A_TIME, Keeper
 from bridge.sessions.registry import Registry
+from bridge.sessions.states import State
 from bridge.settings import LimitSettings
 from schemas.codes import HEARTBEAT_TIMEOUT, SLOW_CONSUMER, CloseCode
 from tests.support.scripted_peer import ScriptedLoop
@@ -25,6 +26,7 @@ class Connection:
     def __init__(self, loop: ScriptedLoop, name: str) -> None:
         self._loop = loop
         self.id = name
+        self.state = State.OPEN
         self.last_seen = loop.now
         self.next_ping = loop.now + 30
         self.deadline = FAR
@@ -46,6 +48,7 @@ class Connection:
 
     def close(self, close: CloseCode) -> None:
         self.closes.append(close)
+        self.state = State.CLOSED
         if self.registry is not None:
             self.registry.remove(self, None)  # type: ignore[arg-type]  # a stand-in
 
@@ -152,6 +155,76 @@ def test_a_deadline_that_passed_is_told(scene: Scene) -> None:
     due.deadline = time.time() - 1
     scene.loop.advance(2)
     assert (due.deadlines, not_due.deadlines) == (1, 0)
+
+
+class Costly(Connection):
+    """One whose ping takes a while, and may end others."""
+
+    def __init__(self, loop: ScriptedLoop, name: str, cost: float) -> None:
+        super().__init__(loop, name)
+        self._cost = cost
+        self.ends: list[Connection] = []
+
+    def ping(self, now: float) -> None:
+        super().ping(now)
+        self._loop.now += self._cost
+        for each in self.ends:
+            each.close(SLOW_CONSUMER)
+
+
+def crowd(scene: Scene, count: int, cost: float) -> list[Costly]:
+    """Connections that are all due for a ping in the first tick."""
+    made = [Costly(scene.loop, str(at), cost) for at in range(count)]
+    for each in made:
+        each.next_ping = 0.0
+        scene.registry.add(each)  # type: ignore[arg-type]
+        each.registry = scene.registry
+    return made
+
+
+def test_others_have_their_turn_during_a_pass(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crowd that is due at once is looked after a few at a time, each of it once."""
+    connections = crowd(scene, 8, 0.6 * AT_A_TIME)
+    done: list[int] = []
+    call_soon = scene.loop.call_soon
+
+    def turn(call: Callable[..., None]) -> None:
+        done.append(sum(len(each.pings) for each in connections))
+        call_soon(call)
+
+    monkeypatch.setattr(scene.loop, "call_soon", turn)
+    scene.loop.advance(1.5)
+    assert done == [2, 4, 6, 8]
+    assert [len(each.pings) for each in connections] == [1] * 8
+
+
+def test_who_is_gone_before_its_turn_is_left_alone(scene: Scene) -> None:
+    """A connection that ends during a pass is no part of it any more."""
+    first, second = crowd(scene, 2, AT_A_TIME)
+    first.ends.append(second)
+    scene.loop.advance(1.5)
+    assert (len(first.pings), len(second.pings)) == (1, 0)
+
+
+def test_a_pass_that_takes_longer_than_a_tick_is_not_begun_anew(scene: Scene) -> None:
+    """On a busy process the one pass goes on until all had their turn; then the next one begins."""
+    connections = crowd(scene, 4, 0.9)
+    scene.loop.advance(10)
+    assert [len(each.pings) for each in connections] == [1] * 4
+    late = crowd(scene, 1, 0.0)[0]
+    scene.loop.advance(2)
+    assert len(late.pings) == 1
+
+
+def test_a_pass_ends_with_the_keeper(scene: Scene) -> None:
+    """Nobody is looked after once it has stopped, in the midst of a pass as well."""
+    first, second = crowd(scene, 2, AT_A_TIME)
+    first.ends.append(second)
+    second.close = lambda close: scene.keeper.stop()  # type: ignore[method-assign]
+    scene.loop.advance(5)
+    assert (len(first.pings), len(second.pings)) == (1, 0)
 
 
 def test_it_stops(scene: Scene) -> None:
