@@ -168,6 +168,8 @@ class Ingest(Parser):
     def __init__(self, client: Client, receivers: Receivers) -> None:
         self._receivers = receivers
         self._unreadable = 0
+        self.tapped = False
+        """Whether a :class:`Tap` hands on what is left of this connection."""
         self.on_denied: Callable[[str], None] = lambda subject: None
         super().__init__(client)
 
@@ -175,6 +177,7 @@ class Ingest(Parser):
         """Forget what is half read; nats-py calls this when it reconnects."""
         super().reset()
         self._splitter = Splitter(self._receivers)
+        self.tapped = False
 
     async def parse(self, data: bytes = b"") -> None:
         """Handle the bytes of one read; raises :class:`IngestError` for what is no protocol."""
@@ -184,9 +187,22 @@ class Ingest(Parser):
             elif operation == b"PONG\r\n":
                 self._pong()
             else:
-                if operation.startswith(b"-ERR"):
+                if not self.tapped and operation.startswith(b"-ERR"):
                     self._denied(operation)
                 await self._pass_on(operation)
+
+    def at_once(self, operation: bytes) -> bool:
+        """Do what confirms or refuses the bridge's subscriptions, between its messages; returns
+        whether that was all, so that nothing of it is left for nats-py.
+        """
+        if operation == b"PONG\r\n":
+            pongs = self.nc._pongs
+            if pongs and not isinstance(pongs[0], asyncio.Future):
+                self._pong()
+                return True
+        elif operation.startswith(b"-ERR"):
+            self._denied(operation)
+        return False
 
     def _denied(self, line: bytes) -> None:
         # nats-py tells the words in lower case, in which a subject is another one.
@@ -256,11 +272,18 @@ class Tap(asyncio.Protocol):
 
     nats-py reads through a stream, a future and a task, which costs two loop iterations a read.
     What is for the bridge is handled right when it comes in, between ``reads.begin`` and
-    ``reads.end``; the rest is passed on unchanged.
+    ``reads.end``; the rest is passed on unchanged. ``at_once`` is :meth:`Ingest.at_once`.
     """
 
-    def __init__(self, inner: asyncio.Protocol, receivers: Receivers, reads: Reads) -> None:
+    def __init__(
+        self,
+        inner: asyncio.Protocol,
+        receivers: Receivers,
+        reads: Reads,
+        at_once: Callable[[bytes], bool],
+    ) -> None:
         self._inner = inner
+        self._at_once = at_once
         self._splitter = Splitter(receivers)
         self._reads = reads
         self._lost = False
@@ -273,7 +296,7 @@ class Tap(asyncio.Protocol):
         rest: list[bytes] = []
         self._reads.begin()
         try:
-            rest.extend(self._splitter.feed(data))
+            rest.extend(each for each in self._splitter.feed(data) if not self._at_once(each))
         except IngestError as problem:
             # nats-py has to hear of it in its own read loop, to reconnect: what follows is no
             # protocol for it either.
@@ -311,7 +334,9 @@ def tap(client: Client, receivers: Receivers, reads: Reads) -> None:
     if writer is not None:
         inner = writer.transport.get_protocol()
         if not isinstance(inner, Tap):
-            writer.transport.set_protocol(Tap(inner, receivers, reads))
+            parser: Any = client._ps
+            writer.transport.set_protocol(Tap(inner, receivers, reads, parser.at_once))
+            parser.tapped = True
 
 
 def socket_of(client: Client) -> int:

@@ -82,7 +82,7 @@ class WayDown:
         for outbox in self.outboxes:
             route.add(outbox, "*", frozenset())
         (self.sid,) = receivers
-        self.tap = Tap(asyncio.Protocol(), receivers, self.flush)
+        self.tap = Tap(asyncio.Protocol(), receivers, self.flush, lambda _: False)
 
     def burst(self) -> bytes:
         """Return what NATS writes for all events at once."""

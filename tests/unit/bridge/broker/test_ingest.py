@@ -13,6 +13,26 @@ from bridge.errors import BrokerError
 from tests.support.nats_client import Pong, ScriptedClient, feed, run, scripted
 
 
+class Inner(asyncio.Protocol):
+    """nats-py's side of a tap."""
+
+    def __init__(self) -> None:
+        self.got: list[bytes] = []
+
+    def data_received(self, data: bytes) -> None:
+        self.got.append(data)
+
+
+class QuietReads:
+    """Nothing is to be written here."""
+
+    def begin(self) -> None:
+        pass
+
+    def end(self, more: bool, /) -> None:
+        pass
+
+
 def test_an_own_message_goes_to_the_bridge() -> None:
     """Subscription id, subject, no headers, payload; a reply subject is of no interest."""
     client, parser = scripted()
@@ -152,11 +172,7 @@ def test_a_fault_at_the_end_of_a_read_is_logged_and_no_more(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What a read brought may cause a fault at its end: nats-py has its part, reading goes on."""
-    passed_on: list[bytes] = []
-
-    class Inner(asyncio.Protocol):
-        def data_received(self, data: bytes) -> None:
-            passed_on.append(data)
+    inner = Inner()
 
     class FaultyReads:
         def begin(self) -> None:
@@ -167,13 +183,55 @@ def test_a_fault_at_the_end_of_a_read_is_logged_and_no_more(
 
     got: list[bytes] = []
     receivers = {b"i1": lambda subject, headers, payload: got.append(payload)}
-    tap = Tap(Inner(), receivers, FaultyReads())
+    tap = Tap(inner, receivers, FaultyReads(), lambda _: False)
     with caplog.at_level(logging.ERROR):
         for number in (b"1", b"2"):
             tap.data_received(b"MSG a i1 1\r\n%b\r\nPING\r\n" % number)
     assert got == [b"1", b"2"]
-    assert passed_on == [b"PING\r\n"] * 2
+    assert inner.got == [b"PING\r\n"] * 2
     assert len(caplog.records) == 2
+
+
+def tapped(pongs: int = 0) -> tuple[ScriptedClient, Ingest, Tap, Inner]:
+    """Return a parser with a tap before it, and what is behind the tap."""
+    client, parser = scripted(pongs)
+    parser.tapped = True
+    inner = Inner()
+    return client, parser, Tap(inner, parser._receivers, QuietReads(), parser.at_once), inner
+
+
+def test_a_pong_of_the_bridge_comes_between_its_messages() -> None:
+    """Right where it stands in the read; nats-py, which did not ask for it, does not see it."""
+    client, _, tap, inner = tapped(pongs=2)
+    tap.data_received(b"MSG a i1 1\r\n1\r\nPONG\r\nMSG a i1 1\r\n2\r\nPO")
+    tap.data_received(b"NG\r\nPING\r\n")
+    assert [call[0] for call in client.calls] == ["own", "pong", "own", "pong"]
+    assert client.pongs == 2
+    assert client.waiting == []
+    assert inner.got == [b"PING\r\n"]
+
+
+async def test_a_pong_of_nats_py_goes_its_way_with_those_behind_it() -> None:
+    """PONGs come in the order of the PINGs: while nats-py has not read its own, none overtakes."""
+    client, parser, tap, inner = tapped()
+    mine = asyncio.get_running_loop().create_future()
+    client.waiting.extend((mine, Pong(client)))
+    tap.data_received(b"PONG\r\nPONG\r\n")
+    assert inner.got == [b"PONG\r\nPONG\r\n"]
+    assert not mine.done()
+    await parser.parse(inner.got[0])
+    assert mine.result() is True
+    assert client.calls == [("pong",)]
+
+
+def test_a_refusal_is_told_before_the_pong_behind_it_and_once() -> None:
+    """nats-py hears of it too, in its own time, when the subject may be held anew."""
+    client, parser, tap, inner = tapped(pongs=1)
+    parser.on_denied = lambda subject: client.calls.append(("denied", subject))
+    tap.data_received(b"-ERR 'Permissions Violation for Subscription to \"a.B\"'\r\nPONG\r\n")
+    assert client.calls == [("denied", "a.B"), ("pong",)]
+    feed(parser, *inner.got)
+    assert [call[0] for call in client.calls] == ["denied", "pong", "error"]
 
 
 async def test_a_pong_that_nobody_waits_for_is_counted() -> None:
