@@ -2,10 +2,12 @@
 
 asyncio handles every socket that is ready before it looks again. When thousands of clients come, go
 or speak at once, an event from NATS would wait for all of them. Here one iteration handles a few,
-fewer after one that took long (:data:`LONG`), and NATS's socket is among them whenever it is ready.
-What is left over is found by the next look, before what came later: the kernel hands ready sockets
-out in turns. Between two callbacks NATS's socket is looked at once more, when a while has passed
-(:data:`GLANCE`): an event waits for one of them, not for all that the iteration has to do.
+fewer after one that took long (:data:`LONG`). What is left over is found by the next look, before
+what came later: the kernel hands ready sockets out in turns. NATS's socket is read before the first
+callback of an iteration, and between any two when a while has passed (:data:`GLANCE`): an event
+waits for one of them, not for all that the iteration has to do. While there are others, they have
+as much time as it has. (Timers that are due together run without a look between them; what they do
+has to be short.)
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ MOST: Final = 64
 LONG: Final = 0.001
 """Seconds that an iteration should take: about four handshakes."""
 GLANCE: Final = 0.00025
-"""Seconds after which the preferred socket is looked at again amid an iteration."""
+"""Seconds that others have before the preferred socket is looked at again."""
 
 if sys.platform == "linux":
     # typeshed does not tell of the epoll object and the keys, which are there since Python 3.4.
@@ -40,7 +42,7 @@ if sys.platform == "linux":
     _READ: Final = ~select.EPOLLOUT
 
     class FairSelector(selectors.EpollSelector):
-        """epoll that tells of a few ready sockets at a time, a preferred one first."""
+        """epoll that tells of a few ready sockets at a time, and of a preferred one in between."""
 
         _selector: select.epoll
         _fd_to_key: dict[int, selectors.SelectorKey]
@@ -53,16 +55,24 @@ if sys.platform == "linux":
             self._turn = FIRST
             self._handled = 0
             self._began = clock()
-            self._glances_at = 0.0
+            self._peeked = self._next_peek = 0.0
+            self.alone = False
+            """Whether the preferred socket can be read, and no other socket is ready."""
+            self.waits = False
+            """Whether it may be ready beside others."""
 
         def prefer(self, fd: int) -> None:
-            """Tell of this socket first, and in each turn in which it can be read."""
+            """Have this socket read amid the others; -1 for none."""
             self._preferred = fd
             self._look = select.poll()
-            self._look.register(fd, select.POLLIN)
+            if fd >= 0:
+                self._look.register(fd, select.POLLIN)
 
         def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-            """Wait for sockets that are ready, at most ``timeout`` seconds."""
+            """Wait for sockets that are ready, at most ``timeout`` seconds.
+
+            Reading the preferred one is not told of: that is what :meth:`peek` is for.
+            """
             turn = self._next_turn(self._clock() - self._began)
             if timeout is None:
                 timeout = -1
@@ -71,16 +81,16 @@ if sys.platform == "linux":
             else:
                 # epoll counts whole milliseconds: rounded up, so as not to wake too early.
                 timeout = math.ceil(timeout * 1e3) * 1e-3
+            self.alone = self.waits = False
             try:
                 found = self._selector.poll(timeout, turn)
             except InterruptedError:
                 return []
             self._began = self._clock()
             self._handled = len(found)
-            self._glances_at = self._began + GLANCE
             keys, preferred = self._fd_to_key, self._preferred
             ready: list[tuple[selectors.SelectorKey, int]] = []
-            missing = len(found) == turn
+            readable = False
             for fd, event in found:
                 key = keys.get(fd)
                 if key is None:
@@ -88,35 +98,35 @@ if sys.platform == "linux":
                 told = (event & _WRITE and selectors.EVENT_WRITE) | (
                     event & _READ and selectors.EVENT_READ
                 )
-                if fd == preferred:
-                    missing = False
-                    ready.insert(0, (key, told & key.events))
-                else:
-                    ready.append((key, told & key.events))
-            if missing and self._look.poll(0):
-                key = keys.get(preferred)
-                if key is not None and key.events & selectors.EVENT_READ:
-                    ready.insert(0, (key, selectors.EVENT_READ))
+                told &= key.events
+                if fd == preferred and told & selectors.EVENT_READ:
+                    readable = True
+                    told &= selectors.EVENT_WRITE
+                if told:
+                    ready.append((key, told))
+            self.alone = readable and not ready
+            self.waits = not self.alone and (readable or len(found) == turn)
             return ready
 
-        def glance(self) -> selectors.SelectorKey | None:
-            """Return the preferred socket's key where it can be read and nobody looked for a while.
-
-            Whoever handles it calls :meth:`glanced` then.
+        def peek(self) -> selectors.SelectorKey | None:
+            """Return the preferred socket's key when it is to be read now: it can be, and the
+            others had their time or there are none. After the reading comes :meth:`read`.
             """
-            now = self._clock()
-            if now < self._glances_at:
+            self._peeked = self._clock()
+            if self.alone:
+                self.alone = False
+            elif self._peeked < self._next_peek:
                 return None
-            self._glances_at = now + GLANCE
-            if not self._look.poll(0):
+            elif not self._look.poll(0):
+                self._next_peek = self._peeked + GLANCE
                 return None
             key = self._fd_to_key.get(self._preferred)
             return key if key is not None and key.events & selectors.EVENT_READ else None
 
-        def glanced(self) -> None:
-            """Let the others have their share: at least as long as this took."""
+        def read(self) -> None:
+            """The preferred socket was read: the others have as long now as that took."""
             now = self._clock()
-            self._glances_at = now + max(GLANCE, now - self._glances_at + GLANCE)
+            self._next_peek = now + max(GLANCE, now - self._peeked)
 
         def _next_turn(self, took: float) -> int:
             """Return how many sockets the next turn has, after one that took so many seconds."""
@@ -159,26 +169,31 @@ class FairLoop(asyncio.SelectorEventLoop):
         self._between: Final = _Between(self._glance, self)
 
     def prefer(self, fd: int) -> None:
-        """Read this socket in each turn in which it is ready; it takes the place of another."""
+        """Read this socket amid the others (-1 for none); it takes the place of another."""
         if self._fair is not None:
             self._fair.prefer(fd)
 
     def _process_events(self, event_list: list[tuple[selectors.SelectorKey, int]]) -> None:
-        """asyncio calls this once an iteration, before it runs all that is ready."""
+        """asyncio calls this once an iteration, when it has looked for sockets that are ready."""
         mine: Any = self
         super()._process_events(event_list)  # type: ignore[misc]  # typeshed does not tell of it
         ready: deque[asyncio.Handle] = mine._ready
-        if len(ready) > 1 and self._fair is not None:
-            for _ in range(len(ready)):  # in place: another thread may add to it meanwhile
-                ready.append(ready.popleft())
+        if self._fair is None:
+            return
+        if len(ready) > 1 or self._fair.waits:
+            # In place, since another thread may add to it meanwhile, at any place of this order.
+            for _ in range(len(ready)):
                 ready.append(self._between)
+                ready.append(ready.popleft())
+        elif self._fair.alone:
+            ready.append(self._between)
 
     def _glance(self) -> None:
         assert self._fair is not None
-        key = self._fair.glance()
+        key = self._fair.peek()
         if key is not None and not key.data[0]._cancelled:
             key.data[0]._run()
-            self._fair.glanced()
+            self._fair.read()
 
     def _make_socket_transport(
         self,

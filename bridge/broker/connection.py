@@ -65,7 +65,7 @@ class Connection:
         self.on_down: tuple[Callable[[], None], ...] = ()
         self.on_denied: Callable[[str], None] = lambda subject: None
         self.on_socket: Callable[[int], None] = lambda fd: None
-        """Told the file descriptor of each connection that comes up."""
+        """Told the file descriptor of each connection that comes up, and -1 when it is gone."""
 
     def _new_client(self) -> Client:
         client = Client()
@@ -173,6 +173,8 @@ class Connection:
         self._up = up
         asked_for = up or self._closing
         log.log(logging.INFO if asked_for else logging.WARNING, "nats: %s", "up" if up else "down")
+        if not up:
+            _tell(self.on_socket, -1)
         for part in self.on_up if up else self.on_down:
             _tell(part)
 

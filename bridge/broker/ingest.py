@@ -2,9 +2,9 @@
 
 nats-py owns the connection. :class:`Tap` stands between its transport and its stream and handles
 ``MSG`` and ``HMSG`` of the bridge's own subscriptions straight from the bytes of one read. Their
-subscription ids begin with ``i``, nats-py's are numbers, so one byte tells them apart. Everything
-else goes on to nats-py, whole operations at a time, and into :class:`Ingest`, its parser made
-careful.
+subscription ids begin with ``i``, nats-py's are numbers, so one byte tells them apart. So it does
+with the PONGs that confirm them. Everything else goes on to nats-py, whole operations at a time,
+and into :class:`Ingest`, its parser made careful.
 
 This is the one file that knows nats-py's internals: ``Client._ps``, ``_pongs``, ``_transport``,
 ``_process_msg``, ``TcpTransport._io_writer``, ``Parser.parse``/``reset``. Nothing here may block;

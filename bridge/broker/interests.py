@@ -110,6 +110,7 @@ class Interests:
         self._asked_at = -GATHER
         self._answered: Final[deque[tuple[Confirmed, bool]]] = deque()
         self._telling = 0
+        """How many of them are told by callbacks that are under way."""
 
     def __len__(self) -> int:
         return len(self._units)
@@ -192,7 +193,8 @@ class Interests:
         )
         for batch in (*self._sent, self._asked):
             while batch.waiters and batch.waiters[0][0] <= now:
-                _tell(batch.waiters.popleft()[1], False)
+                self._answered.append((batch.waiters.popleft()[1], False))
+        self._tell_first()
 
     def on_down(self) -> None:
         """The connection is gone: the PINGs on their way are lost, and with them their answers."""
@@ -245,9 +247,13 @@ class Interests:
         for unit in denied:
             self._forget(unit)
         self._answered.extend((confirmed, not denied) for _, confirmed in batch.waiters)
+        self._tell_first()
+
+    def _tell_first(self) -> None:
+        # A client that comes alone does not wait for the next iteration.
         if self._answered and not self._telling:
             self._telling = 1
-            self._tell_next()  # a client that comes alone does not wait for the next iteration
+            self._tell_next()
 
     def _tell_on(self) -> None:
         # Each in a callback of its own: the loop reads events from NATS between them.
@@ -271,5 +277,5 @@ def _tell(confirmed: Confirmed, done: bool) -> None:
     try:
         confirmed(done)
     except Exception:
-        # Called from nats-py's read loop: one waiter's fault must not end it for all.
+        # One waiter's fault must not reach the next, nor the read that a PONG came with.
         log.exception("a confirmed interest could not be handled")

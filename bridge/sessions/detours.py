@@ -152,7 +152,9 @@ class Pacer:
             self.stop()
         if self._timer is None and due is not None:
             wait = max(0.0, due - self._session.env.clock())
-            self._timer = asyncio.get_running_loop().call_later(wait, self._wake)
+            loop = asyncio.get_running_loop()
+            # A crowd's are due together: each has a callback of its own, with others between.
+            self._timer = loop.call_later(wait, loop.call_soon, self._wake)
 
     def stop(self) -> None:
         """Come back no more; safe to call twice."""
@@ -163,7 +165,7 @@ class Pacer:
     def _wake(self) -> None:
         self._timer = None
         backlog = self._session.outbox.backlog
-        if backlog is not None:
+        if backlog is not None and self._session.pacer is self:
             backlog.release(backlog.paces.release(self._session.env.clock()))
             if not backlog.blocked:
                 tell_dropped(self._session)

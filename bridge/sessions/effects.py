@@ -1,7 +1,8 @@
 """What is done about a client's message: the one place that applies what the handlers decide.
 
 Called by the session from the event loop; nothing here blocks. A fault of ours is told to the
-client as ``INTERNAL_ERROR``, and the connection goes on, unless it left a subscription half done.
+client as ``INTERNAL_ERROR``, and the connection goes on; one that may have left a subscription half
+done ends it.
 """
 
 from __future__ import annotations
@@ -82,12 +83,13 @@ def receive(session: Session, data: bytes, is_text: bool) -> None:
         effect = handle(message, view)
         _apply(session, effect, identity)
     except Exception:
-        log.exception("a message of type %s could not be handled", message.type)
-        _refuse(
-            session, error(ErrorCode.INTERNAL_ERROR, "Internal server error", reply_to=message.id)
-        )
+        sorry = error(ErrorCode.INTERNAL_ERROR, "Internal server error", reply_to=message.id)
         if isinstance(effect, Change):
-            session.close(codes.INTERNAL_ERROR)  # it may be half done
+            session.send(sorry)
+            session.fail()
+        else:
+            log.exception("a message of type %s could not be handled", message.type)
+            _refuse(session, sorry)
 
 
 def _refuse(session: Session, answer: Reply) -> None:
@@ -209,13 +211,20 @@ async def _renew(session: Session, message: AuthRefresh, before: Identity) -> No
         _refuse(session, error(ErrorCode.TOKEN_INVALID, refused, reply_to=message.id))
         return
     session.errors_in_row = 0
+    try:
+        _go_on_as(session, identity, message.id)
+    except Exception:
+        session.fail()
+
+
+def _go_on_as(session: Session, identity: Identity, reply_to: str | None) -> None:
     had = frozenset(session.wishes.keys)
     removed = session.renew(identity)
     order, replay = detours.follow(session, had), session.replay
     wanted = frozenset(session.wishes.keys)
     reply = AuthRefreshed(
         data=AuthRefreshedData(expires_at=rfc3339(identity.expires_at), removed=removed),
-        reply_to=message.id,
+        reply_to=reply_to,
     )
 
     def confirmed(_: bool) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from bridge.sessions.detours import look_after
@@ -19,12 +20,16 @@ log = logging.getLogger(__name__)
 
 
 AT_A_TIME: Final = 0.00025
-"""Seconds of looking after connections before others have their turn: ten thousand of them, of
-which a third are due for a ping, take 30 ms."""
+"""Seconds of looking after connections before others have their turn."""
+AT_LEAST: Final = 64
+"""Connections that are looked after at a time however long that takes: on a busy process a pass
+must not take many seconds."""
 
 
 class Keeper:
-    """Looks after every connection once a tick: one pass over them, with pauses for the others."""
+    """Looks after every connection once a tick, or as often as the process gets round to it: one
+    pass over them, with turns for others between.
+    """
 
     def __init__(
         self,
@@ -71,17 +76,19 @@ class Keeper:
 
     def _go_on(self) -> None:
         began, wall = self._loop.time(), time.time()
-        now, self._passing = began, True
-        for session in self._pass:
-            try:
-                self._look_after(session, now, wall)
-            except Exception:
-                log.exception("a connection could not be looked after")
+        now, some = began, 1
+        while some and now - began < AT_A_TIME:
+            some = 0
+            for session in islice(self._pass, AT_LEAST):
+                some += 1
+                try:
+                    self._look_after(session, now, wall)
+                except Exception:
+                    log.exception("a connection could not be looked after")
             now = self._loop.time()
-            if now - began >= AT_A_TIME:
-                self._loop.call_soon(self._go_on)
-                return
-        self._passing = False
+        self._passing = bool(some)
+        if some:
+            self._loop.call_soon(self._go_on)
 
     def _look_after(self, session: Session, now: float, wall: float) -> None:
         if session.state is State.CLOSED:

@@ -137,17 +137,25 @@ class Session:
         self.when_confirmed(partial(self._confirmed, reply_to=reply_to))
 
     def when_confirmed(self, then: Callable[[bool], None]) -> None:
-        """Call once NATS has all that is held so far, or has not said so in time."""
+        """Call once NATS has all that is held so far, or has not said so in time.
+
+        A fault in it ends the connection.
+        """
 
         def confirmed(done: bool) -> None:
             try:
                 then(done)
             except Exception:
-                # What is half done can't stay; the client comes back and has what it missed.
-                log.exception("connection %s is ended after a fault", self.id)
-                self.close(codes.INTERNAL_ERROR)
+                self.fail()
 
         self.env.interests.confirm(confirmed)
+
+    def fail(self) -> None:
+        """End the connection after a fault of ours, which is being handled: what it left half done
+        can't stay. A client comes back, and has what it missed if it resumes.
+        """
+        log.exception("connection %s is ended after a fault", self.id)
+        self.close(codes.INTERNAL_ERROR)
 
     def identify_later(self, answer: Awaitable[Identity], reply_to: str | None = None) -> None:
         """Who it is takes a while to find out; until then nothing of the client is read."""
@@ -238,7 +246,11 @@ class Session:
         if self.pacer is not None:
             self.pacer.stop()
             self.pacer = None
-        self.wishes.clear()
+        try:
+            self.wishes.clear()
+        except Exception:
+            # The rest of the connection must not stay for it.
+            log.exception("connection %s could not give back all that it held", self.id)
         if identity is not None:
             env.hub.everybody.receivers.pop(self.outbox, None)
         if self._unit is not None and identity is not None:

@@ -94,15 +94,20 @@ class Wishes:
 
     def _want(self, keys: dict[tuple[str, str], frozenset[str]]) -> None:
         """Make what is delivered what is in ``keys``, with no moment in between without it."""
-        held = self._keys
-        if keys == held:
+        if keys == self._keys:
             return
-        for (event_type, resource), excluded in keys.items():
+        # What is held is written down step by step: a fault amid this leaves nothing held for ever,
+        # and gives nothing back twice, which would take it from others.
+        self._keys = dict(self._keys)
+        for key, excluded in keys.items():
+            event_type, resource = key
             route = self._hub.topic(event_type)
-            if (event_type, resource) not in held:
+            if key not in self._keys:
                 self._topics.hold(event_type, resource, route.receive)
+            self._keys[key] = excluded
             route.add(self._outbox, resource, excluded)
-        for event_type, resource in held.keys() - keys.keys():
+        for key in self._keys.keys() - keys.keys():
+            event_type, resource = key
+            del self._keys[key]
             self._hub.topic(event_type).remove(self._outbox, resource)
             self._topics.release(event_type, resource)
-        self._keys = keys

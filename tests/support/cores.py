@@ -31,7 +31,7 @@ def core_of_its_own(pid: int, *others: int | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_what_is_left() -> Iterator[None]:
-    """Run this process only while nobody else wants its core."""
+    """Run this thread only while nobody else wants its core."""
     if sys.platform != "linux":
         yield
         return
@@ -39,8 +39,8 @@ def only_what_is_left() -> Iterator[None]:
     try:
         yield
     finally:
-        # Allowed without privileges since Linux 2.6.39 (sched(7)).
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+        with contextlib.suppress(PermissionError):  # without privileges it may have to stay so
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _move(pid: int | None, cores: set[int]) -> None:

@@ -186,6 +186,7 @@ def test_others_have_their_turn_during_a_pass(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A crowd that is due at once is looked after a few at a time, each of it once."""
+    monkeypatch.setattr(keeper_module, "AT_LEAST", 2)
     connections = crowd(scene, 8, 0.6 * AT_A_TIME)
     done: list[int] = []
     call_soon = scene.loop.call_soon
@@ -218,8 +219,21 @@ def test_a_pass_that_takes_longer_than_a_tick_is_not_begun_anew(scene: Scene) ->
     assert len(late.pings) == 1
 
 
-def test_a_pass_ends_with_the_keeper(scene: Scene) -> None:
+def test_a_slice_has_a_least_size(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long each of them takes, a pass comes to its end."""
+    monkeypatch.setattr(keeper_module, "AT_LEAST", 4)
+    connections = crowd(scene, 8, 10 * AT_A_TIME)
+    calls: list[object] = []
+    call_soon = scene.loop.call_soon
+    monkeypatch.setattr(scene.loop, "call_soon", lambda call: (calls.append(call), call_soon(call)))
+    scene.loop.advance(1.5)
+    assert [len(each.pings) for each in connections] == [1] * 8
+    assert len(calls) == 2
+
+
+def test_a_pass_ends_with_the_keeper(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody is looked after once it has stopped, in the midst of a pass as well."""
+    monkeypatch.setattr(keeper_module, "AT_LEAST", 1)
     first, second = crowd(scene, 2, AT_A_TIME)
     first.ends.append(second)
     second.close = lambda close: scene.keeper.stop()  # type: ignore[method-assign]

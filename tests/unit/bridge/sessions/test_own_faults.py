@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from bridge.broker.topics import Topics
+from bridge.delivery.hub import TopicRoute
 from bridge.sessions import detours, effects
 from bridge.sessions.states import State
 from bridge.sessions.wishes import Wishes
+from schemas import codes
 from tests.support.bus import topic
-from tests.support.house import House, Visitor, person
+from tests.support.house import LINGER, House, Visitor, person
 
 REVIEW = topic("review.updated", "77")
 
@@ -55,7 +58,13 @@ def test_a_message_that_can_not_be_handled_costs_an_answer(
 
 @pytest.mark.parametrize(
     ("part", "name"),
-    [(detours, "follow"), (detours, "set_paces"), (Wishes, "begin")],
+    [
+        (detours, "follow"),
+        (detours, "set_paces"),
+        (Wishes, "begin"),
+        (TopicRoute, "add"),
+        (Topics, "hold"),
+    ],
 )
 @pytest.mark.parametrize("cursor", [False, True])
 def test_a_subscription_that_is_half_done_ends_the_connection(
@@ -89,6 +98,75 @@ def test_a_subscription_that_is_half_done_ends_the_connection(
     event = house.publish(REVIEW)
     assert other.heard[-1] == event
     assert event not in visitor.heard
+    assert list(house.registry) == [other.session]
+    other.peer.lose()
+    house.pass_time(LINGER + 1)
+    house.pass_time(LINGER + 1)
+    assert house.interests.subjects == ()
+
+
+@pytest.mark.parametrize(("part", "name"), [(TopicRoute, "remove"), (Topics, "release")])
+def test_a_fault_in_giving_back_takes_nothing_from_others(
+    house: House, visitor: Visitor, monkeypatch: pytest.MonkeyPatch, part: Any, name: str
+) -> None:
+    """What one gave back before the fault is not given back again when its connection ends."""
+    other = Visitor(house, person("2"))
+    house.answer()
+    for each in (visitor, other):
+        each.say("subscribe", events=["review.*"])
+        house.answer()
+    calls = 0
+    whole = getattr(part, name)
+
+    def fail_at_the_second(*args: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("a fault of ours")
+        whole(*args)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(part, name, fail_at_the_second)
+        visitor.say("unsubscribe", events=["review.*"])
+        house.answer()
+    assert visitor.peer.closes == [(1011, "INTERNAL_ERROR")]
+    assert list(house.registry) == [other.session]
+    house.pass_time(LINGER + 1)
+    for kind in ("created", "updated", "deleted"):
+        event = house.publish(topic(f"review.{kind}", "77"))
+        assert other.heard[-1] == event
+
+
+def test_a_connection_ends_whatever_it_can_not_give_back(
+    house: House,
+    visitor: Visitor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its socket is closed, and it counts no more."""
+    with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
+        broken.setattr(Wishes, "clear", fail)
+        visitor.session.close(codes.RECONNECT)
+    assert visitor.peer.closes == [(4003, "RECONNECT")]
+    assert len(house.registry) == 0
+    assert "a fault of ours" in caplog.text
+
+
+def test_a_token_that_is_renewed_half_ends_the_connection(
+    house: House,
+    visitor: Visitor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it may have now and what it gets must not come apart."""
+    visitor.say("subscribe", events=["review.*"])
+    house.answer()
+    with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
+        broken.setattr(Wishes, "regrant", fail)
+        visitor.say("auth.refresh", token="1")  # the user's name, for this house
+        house.answer()
+    assert visitor.peer.closes == [(1011, "INTERNAL_ERROR")]
+    assert "a fault of ours" in caplog.text
 
 
 def test_a_greeting_that_fails_ends_the_connection(
