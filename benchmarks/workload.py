@@ -58,7 +58,7 @@ class Workload:
         floor.ask(f"frame {shape.payload or self.size}")
         events, nanoseconds = len(self.messages), int(self.interval * 1e9)
         if not self.fan_out:
-            command = f"spread {events} {nanoseconds}"
+            command = f"spread {events} {nanoseconds} {1 if self.interval else shape.batch}"
         elif self.interval:
             command = f"rounds {events} {nanoseconds}"
         else:

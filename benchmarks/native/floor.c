@@ -11,7 +11,8 @@
  *   frame SIZE                         make the frame: a payload of SIZE bytes with a stamp in it
  *   burst EVENTS BATCH                 write EVENTS frames to each, BATCH of them in one send()
  *   rounds COUNT INTERVAL_NS           write one frame to each, COUNT times, stamped at its start
- *   spread COUNT INTERVAL_NS           write COUNT frames, each to one connection in turn
+ *   spread COUNT INTERVAL_NS BATCH     write COUNT frames to one connection after the other, BATCH of
+ *                                      them in one send()
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -108,16 +109,28 @@ static void sleep_until(int64_t due)
         ;
 }
 
-static void burst(int events, int batch)
+static uint8_t *many(int batch)
 {
     uint8_t *frames = malloc(frame_length * (size_t)batch);
+    if (!frames)
+        fatal("malloc");
     for (int i = 0; i < batch; i++)
         memcpy(frames + frame_length * (size_t)i, frame, frame_length);
+    return frames;
+}
+
+static void stamp_many(uint8_t *frames, int count, int64_t time)
+{
+    for (int i = 0; i < count; i++)
+        stamp(frames + frame_length * (size_t)i + stamp_at, time);
+}
+
+static void burst(int events, int batch)
+{
+    uint8_t *frames = many(batch);
     for (int done = 0; done < events; done += batch) {
         int now = events - done < batch ? events - done : batch;
-        int64_t time = now_ns();
-        for (int i = 0; i < now; i++)
-            stamp(frames + frame_length * (size_t)i + stamp_at, time);
+        stamp_many(frames, now, now_ns());
         for (int i = 0; i < socket_count; i++)
             write_whole(sockets[i], frames, frame_length * (size_t)now);
     }
@@ -137,18 +150,23 @@ static void rounds(int count, int64_t interval, struct samples *times)
     }
 }
 
-static void spread(int count, int64_t interval, struct samples *times)
+static void spread(int count, int64_t interval, int batch, struct samples *times)
 {
+    uint8_t *frames = many(batch);
     int64_t due = now_ns();
-    for (int done = 0; done < count; done++, due += interval) {
+    int next = 0;
+    for (int done = 0; done < count; done += batch, due += interval) {
+        int now = count - done < batch ? count - done : batch;
         if (interval)
             sleep_until(due);
         int64_t began = now_ns();
-        stamp(frame + stamp_at, began);
-        write_whole(sockets[done % socket_count], frame, frame_length);
+        stamp_many(frames, now, began);
+        write_whole(sockets[next], frames, frame_length * (size_t)now);
+        next = (next + 1) % socket_count;
         if (interval)
             samples_add(times, now_ns() - began);
     }
+    free(frames);
 }
 
 static void answer(int64_t cpu, struct samples *times)
@@ -172,7 +190,7 @@ int main(void)
     struct samples times = {0};
     while (fgets(line, sizeof line, stdin)) {
         int64_t cpu = cpu_ns();
-        long long first, second;
+        long long first, second, third;
         samples_clear(&times);
         if (sscanf(line, "serve %lld", &first) == 1)
             serve((int)first);
@@ -182,8 +200,8 @@ int main(void)
             burst((int)first, (int)second);
         else if (sscanf(line, "rounds %lld %lld", &first, &second) == 2)
             rounds((int)first, second, &times);
-        else if (sscanf(line, "spread %lld %lld", &first, &second) == 2)
-            spread((int)first, second, &times);
+        else if (sscanf(line, "spread %lld %lld %lld", &first, &second, &third) == 3)
+            spread((int)first, second, (int)third, &times);
         else
             return 2;
         answer(cpu, &times);

@@ -16,6 +16,7 @@ ALL: dict[str, Peer] = {
         programs.BROADCAST,
         programs.SEED,
         programs.SOCKETIO,
+        bridge.LIVE,
         bridge.STOCK,
     )
 }

@@ -1,4 +1,4 @@
-"""This bridge, with everything on; and the same bridge on nats-py's stock parser."""
+"""This bridge, with everything on; the same without a stream, and on nats-py's stock parser."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class Bridge:
     name: str
     label: str
     command: tuple[str, ...]
+    settings: tuple[tuple[str, str], ...] = ()
     marks: bool = False
 
     def missing(self) -> str | None:
@@ -49,7 +50,13 @@ class Bridge:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("BRIDGE_")}
         # BENCH_BRIDGE_X sets BRIDGE_X, to measure the effect of one setting.
         extra = {k[6:]: v for k, v in os.environ.items() if k.startswith("BENCH_BRIDGE_")}
-        env = {**inherited, **SETTINGS, "BRIDGE_NATS_URL": broker.url, **extra}
+        env = {
+            **inherited,
+            **SETTINGS,
+            **dict(self.settings),
+            "BRIDGE_NATS_URL": broker.url,
+            **extra,
+        }
         process = Process(
             [sys.executable, *self.command],
             core=SERVER_CORE,
@@ -81,4 +88,11 @@ class Bridge:
 
 
 BRIDGE = Bridge("bridge", "this bridge", ("-m", "bridge.cli", "serve"))
+LIVE = Bridge(
+    "live",
+    "this bridge, live only",
+    ("-m", "bridge.cli", "serve"),
+    # There is no stream: what cursors and the check of its order cost is left out.
+    (("BRIDGE_STREAM_CREATE", "false"),),
+)
 STOCK = Bridge("stock", "this bridge, stock nats-py", ("-m", "benchmarks.servers.stock_bridge"))

@@ -55,6 +55,9 @@ RATIOS = (
     ("unicast", "cpu_us", 2.0, "uws", "cpu_us"),
     ("unicast", "cpu_us", 3.0, "nats", "cpu_us"),
     ("unicast", "cpu_us", 0.5, "stock", "cpu_us"),
+    ("burst", "cpu_us", 1.05, "live", "cpu_us"),
+    ("paced", "cpu_us", 1.05, "live", "cpu_us"),
+    ("unicast", "cpu_us", 1.05, "live", "cpu_us"),
     ("paced-unicast", "p50_ms", 1.5, "nats", "p50_ms"),
     ("paced-unicast", "p99_ms", 1.5, "nats", "p99_ms"),
 )

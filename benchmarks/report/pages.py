@@ -19,6 +19,8 @@ END = "<!-- end -->"
 
 PEERS = ("bridge", "floor", "uws", "nats", "ws", "broadcast", "seed", "socketio")
 
+LATENCY = ("p50_ms", "p99_ms", "p999_ms")
+
 Row = tuple[str, str, str, tuple[str, ...]]
 """Title, scenario, variant, and the metrics of a cell."""
 
@@ -26,11 +28,13 @@ Row = tuple[str, str, str, tuple[str, ...]]
 def _rows(run: dict[str, Any]) -> Iterator[Row]:
     titles = run["scenarios"]
     yield f"burst: {titles['burst']}", "burst", "", ("cpu_us",)
+    yield "burst, deliveries/s", "burst", "", ("per_second",)
     yield f"paced: {titles['paced']}", "paced", "", ("cpu_us",)
-    yield "paced, p50 / p99 ms", "paced", "", ("p50_ms", "p99_ms")
+    yield "paced, p50 / p99 / p99.9 ms", "paced", "", LATENCY
     yield f"unicast: {titles['unicast']}", "unicast", "", ("cpu_us",)
+    yield "unicast, deliveries/s", "unicast", "", ("per_second",)
     yield f"paced unicast: {titles['paced-unicast']}", "paced-unicast", "", ("cpu_us",)
-    yield "paced unicast, p50 / p99 ms", "paced-unicast", "", ("p50_ms", "p99_ms")
+    yield "paced unicast, p50 / p99 / p99.9 ms", "paced-unicast", "", LATENCY
     variants = dict.fromkeys(
         (each["scenario"], each["variant"]) for each in run["summary"] if each["variant"]
     )
@@ -48,6 +52,14 @@ def _rows(run: dict[str, Any]) -> Iterator[Row]:
     yield "idle: % of a core for 10,000", "idle", "", ("idle_percent_10k",)
 
 
+def machine(run: dict[str, Any]) -> str:
+    """Return what it was measured on, and when."""
+    about = run["machine"]
+    return (
+        f"{about['cpu']}, {about['cores']} cores, Python {about['python']}, {about['time'][:10]}."
+    )
+
+
 def figures(run: dict[str, Any]) -> str:
     """Return the table of all peers; a figure of the bridge has its rounds behind it."""
     found = {
@@ -63,7 +75,7 @@ def figures(run: dict[str, Any]) -> str:
             cells.append(_cell([each for each in values if each], bold=peer == "bridge"))
         if any(cell != "–" for cell in cells):  # a dash stands for no figure
             lines.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([machine(run), "", *lines])
 
 
 def verdicts(run: dict[str, Any]) -> str:
@@ -77,7 +89,10 @@ def verdicts(run: dict[str, Any]) -> str:
             word = "met" if each["met"] else "**missed**"
         lines.append(f"| {each['scenario']} | {each['wanted']} | {got} | {word} |")
     met = sum(bool(each["met"]) for each in run["criteria"])
-    return f"{met} of {len(run['criteria'])} met:\n\n" + "\n".join(lines)
+    lines = [f"{met} of {len(run['criteria'])} met:", "", *lines]
+    if run["warnings"]:
+        lines += ["", "To be read with this in mind:", *(f"- {each}" for each in run["warnings"])]
+    return "\n".join(lines)
 
 
 def _cell(values: list[dict[str, Any]], *, bold: bool) -> str:

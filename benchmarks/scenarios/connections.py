@@ -110,7 +110,7 @@ MEMORY = Scenario(
 STORM = Scenario(
     "connect-storm",
     "5,000 connect, 256 at a time: their rate, and deliveries to 100 others meanwhile",
-    ("bridge", "uws", "nats", "ws", "broadcast", "seed"),
+    ("bridge", "uws", "nats", "ws", "broadcast", "seed", "socketio"),
     _storm,
     variants=("rate", "traffic"),
     columns=("connects_per_second", "cpu_us", "calm_p99_ms", "storm_p50_ms", "storm_p99_ms"),

@@ -53,14 +53,14 @@ def _sizes(peer: Peer, context: Context) -> Metrics:
 BURST = Scenario(
     "burst",
     "2,000 events at once to 500 subscribers",
-    ("bridge", "floor", "uws", "nats", "ws", "broadcast", "seed", "socketio"),
+    ("bridge", "live", "floor", "uws", "nats", "ws", "broadcast", "seed", "socketio"),
     _burst,
     columns=("cpu_us", "broker_cpu_us", "per_second", "batch"),
 )
 PACED = Scenario(
     "paced",
     "100 events a second to 500 subscribers for 10 s",
-    ("bridge", "floor", "uws", "nats", "ws", "broadcast", "seed"),
+    ("bridge", "live", "floor", "uws", "nats", "ws", "broadcast", "seed", "socketio"),
     _paced,
     columns=("cpu_us", "broker_cpu_us", "p50_ms", "p99_ms", "p999_ms", "round_p50_ms"),
 )

@@ -39,7 +39,7 @@ def _paced(peer: Peer, context: Context) -> Metrics:
 UNICAST = Scenario(
     "unicast",
     "200,000 events with the real headers over 500 users",
-    ("bridge", "floor", "uws", "nats", "ws", "stock", "broadcast", "seed", "socketio"),
+    ("bridge", "live", "floor", "uws", "nats", "ws", "stock", "broadcast", "seed", "socketio"),
     _unicast,
     columns=("cpu_us", "broker_cpu_us", "per_second", "batch"),
 )
