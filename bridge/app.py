@@ -312,6 +312,9 @@ class Bridge:
             nats_up=self._connection.is_up,
             stream_up=not self._stream.problem,
             catching_up=bool(self._continuity.state),
+            interests=len(self._interests),
+            tasks=len(asyncio.all_tasks(self._loop)),
+            timers=self._loop.timers if isinstance(self._loop, FairLoop) else 0,
         )
 
     async def _confirmed(self) -> None:

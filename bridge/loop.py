@@ -168,6 +168,12 @@ class FairLoop(asyncio.SelectorEventLoop):
         super().__init__(self._fair)
         self._between: Final = _Between(self._glance, self)
 
+    @property
+    def timers(self) -> int:
+        """How many timers are still to come."""
+        mine: Any = self
+        return sum(not timer.cancelled() for timer in mine._scheduled)
+
     def prefer(self, fd: int) -> None:
         """Read this socket amid the others (-1 for none); it takes the place of another."""
         if self._fair is not None:

@@ -38,6 +38,7 @@ CROWD: Final = 8
 _BEFORE: Final = b"Nats-Last-Sequence: "
 _BEFORE_LENGTH: Final = len(_BEFORE)
 _SUBJECT: Final = b"Nats-Subject: "
+_BRACE: Final = ord("}")
 _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-"
 
 
@@ -176,7 +177,10 @@ class Hub:
             return None
         self.counts.events += 1
         if sequence:
-            payload = splice_cursor(payload, self.order.identity + b"-" + sequence)
+            if payload[-1] == _BRACE:  # as nearly each does: splice_cursor without a call
+                payload = payload[:-1] + self.order.opening + sequence + b'"}'
+            else:
+                payload = splice_cursor(payload, self.order.identity + b"-" + sequence)
         frame = text_frame(payload)
         if self._detours:
             self.flush.know(event_type, resource.decode(), sequence, frame)

@@ -52,6 +52,7 @@ class StreamOrder:
         "on_begin",
         "on_fall",
         "on_missed",
+        "opening",
     )
 
     def __init__(
@@ -77,6 +78,8 @@ class StreamOrder:
         """Each event has to ask :meth:`admits`."""
         self.identity = b""
         """What cursors begin with; while it is empty, events have none."""
+        self.opening = b""
+        """What is spliced into an event before its sequence."""
         self.on_missed: Callable[[str, int, int], None] = lambda subject, after, upto: None
         """Takes a live subject, and between which sequences an event of it did not come."""
         self.on_fall: Callable[[int], None] = lambda position: None
@@ -115,6 +118,7 @@ class StreamOrder:
     def begin(self, identity: bytes, position: int) -> None:
         """The stream is another one, or seen for the first time: sequences begin anew."""
         self.identity = identity
+        self.opening = b',"cursor":"' + identity + b"-"
         self.latest, self._floor, self._seen = b"0", position, position
         self._skip_to = self._excused = 0
         self.last, self._older = {}, {}

@@ -35,6 +35,11 @@ class Reading:
     stream_up: bool
     """Whether events can be resumed; else delivery is live only."""
     catching_up: bool
+    interests: int
+    """Subscriptions at NATS that connections hold, or that linger for one that comes back."""
+    tasks: int
+    timers: int
+    """Timers of the event loop that are still to come."""
 
 
 class _Numbers(Collector):
@@ -54,6 +59,9 @@ class _Numbers(Collector):
                 "Whether missed events are being read from the stream",
                 int(now.catching_up),
             ),
+            ("interests", "Subscriptions at NATS", now.interests),
+            ("tasks", "Tasks of the event loop", now.tasks),
+            ("timers", "Timers of the event loop that are still to come", now.timers),
         ):
             yield GaugeMetricFamily(f"bridge_{name}", told, value=value)
         for name, told, value in (

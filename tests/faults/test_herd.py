@@ -9,15 +9,36 @@ import time
 
 from schemas import codes
 from tests.faults.conftest import Figure
-from tests.support.bus import everyone, topic
+from tests.support.bus import everyone, to_user, topic
 from tests.support.cores import core_of_its_own, only_what_is_left
 from tests.support.faulty import World
 from tests.support.model import Wish
 from tests.support.pulse import Pulse
+from tests.support.steady import SteadyPublisher
 
 CLIENTS = int(os.environ.get("FAULT_CLIENTS", "100"))
-MISSED = 100
+OWN = 10
+SHARED = 90
+MISSED = SHARED + OWN
+"""How many events each client has missed: some of its own, among those of all the others."""
 DEADLINE = 10.0
+AT_ONCE = 100
+"""How many events are published at a time."""
+
+
+async def miss(publisher: SteadyPublisher, wishes: list[Wish]) -> None:
+    """Publish what the clients are to have when they come back."""
+    for _ in range(OWN):
+        some = [
+            *(everyone("file.ready", "1") for _ in range(SHARED // OWN // 3)),
+            *(topic("review.updated", "1") for _ in range(SHARED // OWN - SHARED // OWN // 3)),
+        ]
+        await asyncio.gather(*(publisher.publish(each) for each in some))
+        for at in range(0, len(wishes), AT_ONCE):
+            users = [wish.user for wish in wishes[at : at + AT_ONCE]]
+            await asyncio.gather(
+                *(publisher.publish(to_user(user, "upload.completed", "1")) for user in users)
+            )
 
 
 async def test_herd(world: World, repetition: int, figure: Figure) -> None:
@@ -34,18 +55,15 @@ async def test_herd(world: World, repetition: int, figure: Figure) -> None:
         async with world.publishing(rate=0) as publisher:
             await publisher.publish(everyone("system.maintenance"))
             await fleet.settled(DEADLINE)
+            fleet.move([])
+            first.terminate()
+            assert await asyncio.to_thread(first.wait) == 0
+            await miss(publisher, wishes)
             second = await world.start_bridge(**settings)
             with (
                 Pulse(world.nats.url, second.url, world.subjects.prefix) as pulse,
                 core_of_its_own(second.pid, world.nats.pid, pulse.pid),
             ):
-                fleet.move([])
-                first.terminate()
-                assert await asyncio.to_thread(first.wait) == 0
-                await asyncio.gather(
-                    *(publisher.publish(topic("review.updated", "1")) for _ in range(MISSED // 2)),
-                    *(publisher.publish(everyone("file.ready", "1")) for _ in range(MISSED // 2)),
-                )
                 await pulse.lap()
                 await asyncio.sleep(1)  # for a lap without the herd
                 quiet = await pulse.lap()

@@ -132,7 +132,7 @@ async def quiet(world: World, bridge: FaultyBridge, before: Holdings) -> None:
     async def is_quiet() -> bool:
         nonlocal now
         now = await holdings(world, bridge)
-        return now == before
+        return not before.has_left(now)
 
     try:
         await eventually(is_quiet, "quiet", QUIET, pause=0.5)

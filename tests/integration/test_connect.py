@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
+from dataclasses import dataclass
+from statistics import median
+from typing import Final
 
 import pytest
 
@@ -12,8 +16,13 @@ from bridge.loop import FairLoop
 from tests.support.blocking_peer import Peer, upgraded
 from tests.support.inside import InsideBridge
 from tests.support.nats_server import NatsServer
+from tests.support.way_down import Work
 
-CLIENTS = 20
+CLIENTS: Final = 20
+CALLS: Final = 1210
+"""What a connect may take, about 15 % more than it does."""
+SPARE: Final = 4
+"""Tasks and futures beside those of connects: of the test's thread, and of the bridge's timers."""
 
 
 def _come(url: str, user: str) -> Peer:
@@ -50,3 +59,56 @@ def test_a_connect_with_a_subscription_is_two_writes(
     with asyncio.Runner(loop_factory=FairLoop) as runner:
         counts = runner.run(main())
     assert counts == [2] * CLIENTS
+
+
+@dataclass
+class Connects:
+    """What connects called that came one after the other, on the loop's thread."""
+
+    work: Work
+    calls: list[int]
+    """How many calls each of them took, built-in ones too."""
+
+
+@pytest.fixture(scope="module")
+def connects(nats_server: NatsServer) -> Connects:
+    """With a token, and a subscription to three types."""
+    work = Work()
+
+    def come(url: str) -> list[int]:
+        counts, peers = [], []
+        for at in range(CLIENTS):
+            before = work.calls
+            peers.append(_come(url, f"u{at}"))
+            counts.append(work.calls - before)
+        for peer in peers:
+            peer.reset()
+        return counts
+
+    async def main() -> list[int]:
+        async with InsideBridge(nats_server.url) as bridge:
+            sys.setprofile(work.note)  # of this thread, which is the loop's
+            try:
+                return await asyncio.to_thread(come, bridge.url)
+            finally:
+                sys.setprofile(None)
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        return Connects(work, runner.run(main()))
+
+
+def test_a_connect_is_a_bounded_number_of_calls(connects: Connects) -> None:
+    """It is about 1,060, eight turns of the loop among them (their number makes a difference of
+    some 30): the median, since the first has to fill what the others find.
+    """
+    assert 0 < median(connects.calls) <= CALLS
+
+
+def test_a_connect_does_the_dear_things_once(connects: Connects) -> None:
+    """Its token is checked once; asyncio's accept is its only task, and nobody waits in a future
+    for what can be had at once.
+    """
+    calls = connects.work.python
+    assert calls["TokenVerifier.verify"] == CLIENTS
+    assert calls["BaseEventLoop.create_task"] <= CLIENTS + SPARE
+    assert calls["BaseEventLoop.create_future"] <= SPARE

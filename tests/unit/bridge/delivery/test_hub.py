@@ -66,7 +66,7 @@ class Scene:
             reject=lambda *refused: self.refused.append(refused),
             max_size=MAX_SIZE,
         )
-        self.hub.order.identity = b"5f"
+        self.hub.order.begin(b"5f", 0)
 
     def publish(self, address: Address, payload: bytes | None = None, headers: bytes = b"") -> None:
         """Let an event come in on its subject, and end the iteration."""
