@@ -11,7 +11,7 @@ import asyncio
 import json
 import secrets
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from bridge.broker.connection import Connection
 from bridge.broker.interests import Interests
@@ -40,6 +40,8 @@ class Stored:
     sequence: int
     subject: bytes
     payload: bytes
+    recalled: tuple[bytes, Any] | None = None
+    """What it was found to be with which cursor, for the next who reads it."""
 
 
 @dataclass(slots=True)

@@ -67,9 +67,12 @@ class Merge:
 
     def take(self) -> Stored | None:
         """Return the next message; None when there is none, or :meth:`fill` has to come first."""
-        if self.is_dry:
-            return None
-        ready = [each for each in self._sources if each.buffer]
-        if not ready:
-            return None
-        return min(ready, key=lambda each: each.buffer[-1].sequence).buffer.pop()
+        first: list[Stored] | None = None
+        for each in self._sources:
+            buffer = each.buffer
+            if buffer:
+                if first is None or buffer[-1].sequence < first[-1].sequence:
+                    first = buffer
+            elif not each.over:
+                return None
+        return None if first is None else first.pop()

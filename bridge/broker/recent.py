@@ -61,9 +61,11 @@ class Stretch:
 
     def keep(self, messages: _Messages, stored: Stored) -> None:
         """Sort a message in; it comes after those that are there."""
-        self.bytes += len(stored.subject) + len(stored.payload) + OVERHEAD
         name = stored.subject.decode("utf-8", "replace").removeprefix(self._root)
         audience, _, rest = name.partition(".")
+        size = len(stored.subject) + len(stored.payload) + OVERHEAD
+        # The frame of what many read is kept beside it.
+        self.bytes += size if audience == "user" else size + len(stored.payload)
         if audience == "topic":
             messages.setdefault(audience, []).append(stored)
             messages.setdefault(name.rpartition(".")[0], []).append(stored)

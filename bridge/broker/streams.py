@@ -8,13 +8,14 @@ events then have no cursor, and nothing can be resumed.
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final
 
-import nats.errors
-import nats.js.errors
 from nats.js.api import RePublish, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 
 from bridge.broker.connection import Connection, Nobody
@@ -32,6 +33,39 @@ MAX_DELETED: Final = 10_000
 NOT_FOUND: Final = 10059
 """nats-server's error code of a stream that does not exist."""
 
+PATIENCE: Final = 2.0
+"""Seconds that NATS has to show that it has handled a request, or refuses it."""
+REFUSED_FOR: Final = 300.0
+"""Seconds until the stream is asked for again where this user may not make it. Each try is a
+violation in the server's log, and permissions change seldom."""
+
+BREAKING: Final = {
+    "allow_direct": "what is stored can't be read",
+    "retention": "events do not stay for those who come back",
+    "mirror": "it takes no events itself",
+    "subject_transform": "events are stored under other subjects",
+    "sealed": "it takes no events any more",
+    "no_ack": "publishers do not hear that an event is stored",
+    "allow_msg_counter": "it takes counters only",
+}
+"""What has to be as it is wanted, and what is broken where it is not."""
+
+CHOSEN: Final = {
+    "max_age": "",
+    "max_bytes": "",
+    "max_msgs_per_subject": "",
+    "num_replicas": "",
+    "max_msgs": "beyond it the oldest go",
+    "max_msg_size": "larger events are refused",
+    "discard": "a full stream refuses new events",
+    "storage": "a restart of NATS loses what is stored",
+    "persist_mode": "a crash of NATS loses events that it has acknowledged",
+    "duplicate_window": "an event that is sent again later comes twice",
+    "sources": "it also takes what other streams have",
+    "allow_rollup_hdrs": "who publishes can delete what is stored",
+}
+"""What whoever made the stream may choose, and what that costs where it is not in the settings."""
+
 
 def wanted(name: str, subjects: Subjects, settings: StreamSettings) -> StreamConfig:
     """Return how the stream must look; what an owner may choose is as in the settings."""
@@ -43,6 +77,7 @@ def wanted(name: str, subjects: Subjects, settings: StreamSettings) -> StreamCon
         storage=StorageType.FILE,
         max_age=settings.max_age,
         max_bytes=settings.max_bytes,
+        max_msgs=-1,
         max_msgs_per_subject=settings.max_per_subject or -1,
         num_replicas=settings.replicas,
         duplicate_window=min(DUPLICATE_WINDOW, settings.max_age),
@@ -64,19 +99,42 @@ def differences(found: StreamConfig, want: StreamConfig) -> list[str]:
         want.republish.dest,
     ):
         told.append(f"it republishes {republish.src} to {republish.dest}")
-    if not found.allow_direct:
-        told.append("allow_direct is off")
-    return told
+    return told + _unlike(BREAKING, found, want)
 
 
 def choices(found: StreamConfig, want: StreamConfig) -> list[str]:
-    """Tell in what an existing stream differs from the settings without breaking delivery."""
+    """Tell what else of an existing stream is not as the bridge would make it: it breaks nothing,
+    but keeps events shorter, less safely, or longer.
+    """
+    names = dict(CHOSEN)
+    if found.duplicate_window > want.duplicate_window:
+        del names["duplicate_window"]
+    return _unlike(names, found, want)
+
+
+def _unlike(names: Mapping[str, str], found: StreamConfig, want: StreamConfig) -> list[str]:
     told = []
-    for name in ("max_age", "max_bytes", "max_msgs_per_subject", "num_replicas"):
+    for name, effect in names.items():
         mine, theirs = getattr(want, name), getattr(found, name)
-        if mine != theirs:
-            told.append(f"{name} is {theirs:g}, not {mine:g}")
+        if mine != theirs and (mine or theirs):  # what is off may be left out, false or empty
+            words = f"{name} is {_shown(theirs)}, not {_shown(mine)}"
+            told.append(f"{words} ({effect})" if effect else words)
     return told
+
+
+def _shown(value: object) -> str:
+    match value:
+        case None | False | []:
+            return "off"
+        case True:
+            return "on"
+        case Enum():
+            return str(value.value)
+        case str():
+            return value
+        case int() | float():
+            return f"{value:.15g}"
+    return "set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +163,9 @@ class Stream:
         self._running: asyncio.Task[Head] | None = None
         self._next: asyncio.Task[Head] | None = None
         self._noted: list[str] = []
+        self._seen: object = None
+        self._identity = self._differs = ""
+        self._refused_until = 0.0
         self._holes: tuple[tuple[str, int, int], list[int]] | None = None
         self.head: Head | None = None
         """What was seen last; None before the stream was seen."""
@@ -124,6 +185,7 @@ class Stream:
     def on_down(self) -> None:
         """The connection is gone: nobody is to wait for an answer that can't come any more."""
         self._running = self._next = None
+        self._refused_until = 0.0  # the next one may have another user
 
     async def _look_behind(self, running: asyncio.Task[Head] | None) -> Head:
         if running is not None:
@@ -153,16 +215,52 @@ class Stream:
         return self._read(answer)
 
     async def _make(self) -> None:
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._refused_until:
+            if await self._request_new():
+                log.info("stream %s made", self._name)
+                return
+            self._refused_until = loop.time() + REFUSED_FOR
+        raise BrokerUnavailable("it does not exist, and NATS does not allow this user to make it")
+
+    async def _request_new(self) -> bool:
+        """Let JetStream make it; False where this user may not ask for that.
+
+        NATS answers a request that it does not permit to the connection alone, so that whoever
+        asked would wait until the time is up. It does so before the PONG of a PING behind it.
+        """
+        client, subject = self._connection.client, self._subject("CREATE")
+        before = client.last_error
+        payload = json.dumps(self._want.as_dict()).encode()
+        asking = asyncio.get_running_loop().create_task(self._call("CREATE", payload))
+        asking.add_done_callback(_seen)
         try:
-            await self._connection.jetstream.add_stream(self._want)
-        except (nats.js.errors.Error, nats.errors.Error, OSError) as error:
-            raise BrokerUnavailable(str(error) or type(error).__name__) from None
-        log.info("stream %s made", self._name)
+            await asyncio.sleep(0)  # nats-py has it now
+            written = False
+            while not written:
+                # A PING overtakes what nats-py has not written yet.
+                written = not client.pending_data_size
+                await self._connection.round_trip(PATIENCE)
+            last = client.last_error
+            if last is not before and f'"{subject}"'.lower() in str(last).lower():
+                return False
+            error = (await asking).get("error")
+        finally:
+            asking.cancel()
+        if error is not None:
+            told = error.get("description", "JetStream refuses")
+            raise BrokerUnavailable(f"it does not exist, and can't be made: {told}")
+        return True
 
     async def _info(self, request: dict[str, Any]) -> dict[str, Any]:
-        payload = json.dumps(request).encode() if request else b""
+        return await self._call("INFO", json.dumps(request).encode() if request else b"")
+
+    def _subject(self, operation: str) -> str:
+        return f"$JS.API.STREAM.{operation}.{self._name}"
+
+    async def _call(self, operation: str, payload: bytes) -> dict[str, Any]:
         try:
-            answer = await self._connection.request(f"$JS.API.STREAM.INFO.{self._name}", payload)
+            answer = await self._connection.request(self._subject(operation), payload)
         except Nobody:
             raise BrokerUnavailable("JetStream is not there") from None
         except BrokerUnavailable as problem:
@@ -177,17 +275,28 @@ class Stream:
 
     def _read(self, answer: dict[str, Any]) -> Head:
         try:
-            info = StreamInfo.from_response(answer)
-            state, created = info.state, info.created
+            state, seen = answer["state"], (answer["config"], answer.get("created"))
+            if seen != self._seen:
+                # What changes from look to look is the state. Checking the rest costs ten times as
+                # much, and nats-py changes what it reads.
+                kept = copy.deepcopy(seen)
+                self._check(StreamInfo.from_response(answer))
+                self._seen = kept
             head = Head(
-                identity="" if created is None else f"{int(created.timestamp() * 1_000_000):x}",
-                first=state.first_seq,
-                last=state.last_seq,
-                deleted=state.num_deleted or 0,
+                identity=self._identity,
+                first=int(state["first_seq"]),
+                last=int(state["last_seq"]),
+                deleted=int(state.get("num_deleted") or 0),
             )
         except (KeyError, TypeError, ValueError, AttributeError):
             raise BrokerUnavailable("JetStream's answer can't be read") from None
-        self._set("; ".join(differences(info.config, self._want)))
+        self._set(self._differs)
+        return head
+
+    def _check(self, info: StreamInfo) -> None:
+        created = info.created
+        self._identity = "" if created is None else f"{int(created.timestamp() * 1_000_000):x}"
+        self._differs = "; ".join(differences(info.config, self._want))
         noted = choices(info.config, self._want)
         if noted != self._noted:
             self._noted = noted
@@ -197,7 +306,6 @@ class Stream:
                     self._name,
                     "; ".join(noted),
                 )
-        return head
 
     async def thinned(self, after: int, upto: int) -> bool:
         """Whether messages inside this range may have been deleted, before the oldest that is left.
@@ -223,7 +331,7 @@ class Stream:
         self.problem = problem
 
 
-def _seen(task: asyncio.Task[Head]) -> None:
+def _seen(task: asyncio.Task[Any]) -> None:
     # Whoever asked may have gone; asyncio would complain about an error that nobody reads.
     if not task.cancelled():
         task.exception()

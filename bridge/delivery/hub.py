@@ -29,6 +29,9 @@ Types = Mapping[bytes, EventType]
 Reject = Callable[[bytes, bytes, EventError], None]
 """Takes the subject it was published to, payload, and why the event must not reach a client."""
 
+Recalled = tuple[Audience, EventType, str, bytes]
+"""Audience, type, resource token and frame of a stored event."""
+
 NOT_YET: Final = sys.maxsize
 """A sequence that none is behind."""
 
@@ -214,10 +217,8 @@ class Hub:
             return self.topics.get(rest.rpartition(".")[0])
         return self.everybody if audience == Audience.ALL else None
 
-    def recall(
-        self, subject: bytes, payload: bytes, cursor: bytes
-    ) -> tuple[Audience, EventType, str, bytes] | None:
-        """Return audience, type, resource token and frame of a stored event.
+    def recall(self, subject: bytes, payload: bytes, cursor: bytes) -> Recalled | None:
+        """Return what a stored event is.
 
         None where it would be refused live as well; ``subject`` is the one it was stored under.
         """

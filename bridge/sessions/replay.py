@@ -12,12 +12,15 @@ import asyncio
 import logging
 import math
 import random
+import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from bridge.broker.history import Stored
 from bridge.broker.merge import Merge
 from bridge.broker.streams import Head
 from bridge.delivery.backlog import Backlog
+from bridge.delivery.hub import Recalled
 from bridge.errors import BrokerUnavailable
 from bridge.sessions.orders import Order, place
 from bridge.sessions.positions import DIRECT, Key, Positions, as_wanted
@@ -214,13 +217,13 @@ class Replay:
     def _write(self, merge: Merge, orders: list[Order]) -> None:
         """Write what comes next, a slice of it at the most."""
         frames: list[bytes] = []
-        room = SLICE_BYTES
+        room, cursor = SLICE_BYTES, self._cursors()
         for _ in range(SLICE):
             stored = merge.take() if room > 0 else None
             if stored is None:
                 break
             room -= len(stored.payload)
-            frame = self._frame(stored, orders)
+            frame = self._frame(stored, cursor(stored.sequence), orders)
             if frame is not None:
                 frames.append(frame)
             self.positions.written = stored.sequence
@@ -253,11 +256,17 @@ class Replay:
 
     # One stored event.
 
-    def _frame(self, stored: Stored, orders: list[Order]) -> bytes | None:
+    def _frame(self, stored: Stored, cursor: bytes, orders: list[Order]) -> bytes | None:
         """Return the frame of a stored event, or None where this session is not to have it."""
         session, sequence = self._session, stored.sequence
-        cursor = str(self._cursor(sequence)).encode()
-        found = session.env.hub.recall(stored.subject, stored.payload, cursor)
+        found: Recalled | None
+        recalled = stored.recalled
+        if recalled is not None and recalled[0] == cursor:
+            found = recalled[1]
+        else:
+            found = session.env.hub.recall(stored.subject, stored.payload, cursor)
+            if found is None or found[0] is not Audience.USER:
+                stored.recalled = (cursor, found)
         if found is None:
             return None
         audience, kind, resource, frame = found
@@ -277,6 +286,20 @@ class Replay:
                 order.replayed += 1
                 break
         return frame
+
+    def _cursors(self) -> Callable[[int], bytes]:
+        """Return what gives the cursor of an event that is written now, by its sequence."""
+        identity = self._session.env.hub.order.identity
+        if self._cursor(sys.maxsize).position < sys.maxsize:
+            return lambda sequence: str(self._cursor(sequence)).encode()
+        direct = self.positions.after(DIRECT)
+
+        def cursor(sequence: int) -> bytes:
+            if sequence < direct:
+                return str(self._cursor(sequence)).encode()
+            return b"%b-%d" % (identity, sequence)
+
+        return cursor
 
     def _cursor(self, sequence: int) -> Cursor:
         """Return where the client stands once it has the event with this sequence.
