@@ -15,7 +15,6 @@ from typing import Final, ParamSpec
 
 import nats.errors
 from nats.aio.client import Client
-from nats.js import JetStreamContext
 
 from bridge.broker import ingest
 from bridge.errors import BrokerUnavailable
@@ -84,11 +83,6 @@ class Connection:
         It is another one after the server has closed the connection for good; ``on_up`` tells.
         """
         return self._client
-
-    @property
-    def jetstream(self) -> JetStreamContext:
-        """nats-py's JetStream context with this deployment's time limit."""
-        return self._client.jetstream(timeout=self._settings.timeout)
 
     async def open(self) -> None:
         """Connect; raises :class:`BrokerUnavailable` that says why, within the time allowed."""
