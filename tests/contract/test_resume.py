@@ -158,4 +158,4 @@ async def test_with_it_the_connection_says_so(bridge: BridgeProcess) -> None:
         assert {"resume", "policy"} <= set(client.established["data"]["features"])
         checks = (await caller.get("/readyz")).json()["checks"]
         assert checks["stream"] == "ok"
-        assert checks.get("catch_up", "ok") == "ok"
+        assert checks["catch_up"] == "ok"

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 
+import pytest
+
 from tests.faults.conftest import Figure
-from tests.support.faulty import World
+from tests.support.faulty import Reachable, World
+from tests.support.proxy import Proxy
 from tests.support.resuming_client import ResumingClient
 
 CUTS_EACH = 12
 SETTLE = 15.0
+DELAYS = (0.02, 0.05)
+"""Seconds that each byte is on its way to the one replica and to the other, and back."""
 
 
 def endings(client: ResumingClient) -> int:
@@ -38,24 +43,32 @@ async def suffer(client: ResumingClient, cuts: int, dice: random.Random, pause: 
         await ended(client, known)
 
 
-async def test_hundred_cuts(world: World, repetition: int, scale: int, figure: Figure) -> None:
-    """Over a hundred cuts at random bytes under load, in handshakes and replays too."""
+@pytest.mark.parametrize("far", [False, True], ids=["near", "far"])
+async def test_hundred_cuts(
+    world: World, far: bool, repetition: int, scale: int, figure: Figure
+) -> None:
+    """Over a hundred cuts at random bytes under load, in handshakes and replays too; also where
+    each byte is on its way for a while, so that each end learns late what the other has done.
+    """
     bridges = [await world.start_bridge(), await world.start_bridge()]
-    async with world.fleet(bridges, seed=repetition) as fleet:
-        async with world.publishing(rate=300) as publisher:
-            await asyncio.gather(
-                *(
-                    suffer(client, CUTS_EACH * scale, random.Random(f"{repetition} {at}"), 0.3)
-                    for at, client in enumerate(fleet.clients)
+    with Proxy(bridges[0].url) as one, Proxy(bridges[1].url) as other:
+        one.delay, other.delay = DELAYS
+        ways: list[Reachable] = [one, other] if far else [*bridges]
+        async with world.fleet(ways, seed=repetition) as fleet:
+            async with world.publishing(rate=300) as publisher:
+                await asyncio.gather(
+                    *(
+                        suffer(client, CUTS_EACH * scale, random.Random(f"{repetition} {at}"), 0.3)
+                        for at, client in enumerate(fleet.clients)
+                    )
                 )
-            )
-            await publisher.finish()
-        await fleet.settled(SETTLE)
-        fleet.check()
-        cuts = sum(len(client.closes) for client in fleet.clients)
-        assert cuts >= 100 * scale
-        broken = sum(client.failures.total() for client in fleet.clients)
-        figure(f"{cuts} cuts, {broken} in a handshake, {len(world.ledger)} events")
+                await publisher.finish()
+            await fleet.settled(SETTLE)
+            fleet.check()
+            cuts = sum(len(client.closes) for client in fleet.clients)
+            assert cuts >= 100 * scale
+            broken = sum(client.failures.total() for client in fleet.clients)
+            figure(f"{cuts} cuts, {broken} in a handshake, {len(world.ledger)} events")
 
 
 async def test_one_client_cut_a_hundred_times(world: World, repetition: int) -> None:

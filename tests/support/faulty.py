@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from uuid import uuid4
 
 import httpx
+from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.subjects import Subjects
 from tests.support.accounting import Ledger
@@ -62,6 +63,18 @@ class FaultyBridge(BridgeProcess):
             checks: dict[str, Any] = (await client.get("/readyz")).json()["checks"]
         return checks
 
+    async def gauge(self, name: str) -> float:
+        """One number of ``/metrics`` that has no labels, by its name without ``bridge_``."""
+        async with http(self.url) as client:
+            text = (await client.get("/metrics")).text
+        [value] = [
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == f"bridge_{name}"
+        ]
+        return float(value)
+
     async def stats(self) -> dict[str, Any]:
         """What ``/ws/stats`` tells an admin."""
         async with http(self.url, mint("admin", role="admin")) as client:
@@ -70,9 +83,10 @@ class FaultyBridge(BridgeProcess):
 
 
 class Reachable(Protocol):
-    """A bridge, wherever it runs."""
+    """A bridge, wherever it runs, or a way to one."""
 
-    url: str
+    @property
+    def url(self) -> str: ...
 
 
 class World:
@@ -81,6 +95,8 @@ class World:
     def __init__(self, nats: NatsServer) -> None:
         name = uuid4().hex[:12]
         self.nats = nats
+        self.nats_url = nats.url
+        """The way to the broker past all proxies."""
         self.stream = f"F{name}"
         self.subjects = Subjects(f"f{name}")
         self.ledger = Ledger()
