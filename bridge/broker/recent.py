@@ -21,6 +21,8 @@ MAX_SPAN: Final = 250_000
 """Sequences that are read together at the most."""
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Bytes of subjects and payloads that are kept meanwhile, at the most."""
+MUCH: Final = 4 * 1024 * 1024
+"""Bytes from which on a new stretch is begun for who needs less than half of the one there is."""
 OVERHEAD: Final = 200
 """Bytes of memory that a kept message costs beside them."""
 FREED: Final = 500
@@ -128,6 +130,8 @@ class Recent:
             identity != stretch.identity
             or after > stretch.high
             or upto - min(after, stretch.low) > MAX_SPAN
+            # While clients come and go there is always one that reads, and it would only grow.
+            or (stretch.bytes > MUCH and 2 * after > stretch.low + stretch.high)
         ):
             # Whoever reads from the other one goes on with it.
             stretch = self._stretch = Stretch(self._root, identity, after)

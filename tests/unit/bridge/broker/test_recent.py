@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bridge.broker import recent
 from bridge.broker.recent import CROWD, Recent
 from bridge.errors import BrokerUnavailable
 from tests.support.scripted_stream import ScriptedStream
@@ -162,4 +163,36 @@ async def test_what_is_kept_is_let_go_of_when_the_crowd_is_gone(scene: Scene) ->
     await asyncio.gather(*scene.tasks)
     scene.crowd = CROWD
     assert await scene.recent.reader("5f", 0, 18) is not own(scene)
+    assert len(scene.stream.reads) == 2
+
+
+async def test_what_nobody_needs_any_more_is_let_go_of(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While clients come and go without an end, what is kept does not grow without one."""
+    monkeypatch.setattr(recent, "MUCH", 18 * recent.OVERHEAD)
+    old = await scene.recent.reader("5f", 0, 18)
+    for last in range(19, 200):
+        scene.stream.store(SUBJECTS[last % len(SUBJECTS)], b"{}")
+        reader = await scene.recent.reader("5f", last - 6, last)
+        assert reader is scene.recent._stretch
+        assert reader.bytes < 4 * recent.MUCH
+        found = [
+            stored.sequence
+            for subject in ("events.user.1.>", "events.user.2.>", "events.all.>", "events.topic.>")
+            for stored in (await reader.read(subject, last - 6, 100)).messages
+        ]
+        assert sorted(found) == list(range(last - 5, last + 1))
+    # Whoever reads from an older one has what it had.
+    assert len((await old.read("events.topic.>", 0, 100)).messages) >= 9
+
+
+async def test_a_crowd_that_needs_all_keeps_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much that is: it is read once."""
+    monkeypatch.setattr(recent, "MUCH", 1)
+    first = await scene.recent.reader("5f", 0, 18)
+    scene.stream.store(SUBJECTS[0], b"{}")
+    assert await scene.recent.reader("5f", 0, 19) is first
     assert len(scene.stream.reads) == 2
