@@ -347,7 +347,7 @@ async def test_a_change_of_the_connection_that_raises(
             await down.wait()
             await up.wait()
         await all_goes_on_again(bridge, other, publisher)
-        assert faults(caplog) == 3
+        assert faults(caplog) == 4  # on_socket twice
 
 
 async def test_listening_again_that_stalls(
