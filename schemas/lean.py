@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from pydantic import BaseModel
-from pydantic_core import CoreSchema, SchemaValidator, core_schema
+from pydantic_core import CoreConfig, CoreSchema, SchemaValidator, core_schema
 
 
 def lean_validator(model: type[BaseModel]) -> SchemaValidator:
@@ -20,7 +20,8 @@ def lean_validator(model: type[BaseModel]) -> SchemaValidator:
     schema = cast("dict[str, Any]", model.__pydantic_core_schema__)
     if schema["type"] != "model":
         return model.__pydantic_validator__  # type: ignore[return-value]  # the same but for plugins
-    return SchemaValidator(_plain(schema, nested=True))
+    # Values are seldom the same: keeping them costs more than it saves.
+    return SchemaValidator(_plain(schema, nested=True), CoreConfig(cache_strings="keys"))
 
 
 def _plain(schema: dict[str, Any], *, nested: bool) -> CoreSchema:
