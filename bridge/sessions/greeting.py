@@ -43,7 +43,7 @@ def greeting(session: Session, identity: Identity, reply_to: str | None) -> Conn
             ),
             expires_at=rfc3339(identity.expires_at),
             cursor=_first_cursor(session),
-            resume=None if session.intro.cursor is None else {"replaying": True},
+            resume=None if session.intro.after is None else {"replaying": True},
         ),
         reply_to=reply_to,
     )

@@ -99,7 +99,7 @@ class Keeper:
         if session.last_seen < now - self._timeout:
             session.close(codes.HEARTBEAT_TIMEOUT)
         elif session.stalled_since is not None and session.stalled_since <= now - self._stall:
-            session.close(codes.SLOW_CONSUMER)
+            session.on_stall(now)
         else:
             if session.deadline <= wall:
                 session.on_deadline(wall)

@@ -54,6 +54,8 @@ log = logging.getLogger(__name__)
 
 MAX_SIGNS: Final = 1000
 """Pings, pongs and fragments between two ticks; a message of the largest size has fewer."""
+ENOUGH: Final = 16 * 1024
+"""Bytes that a client has to take within the stall timeout while it can't be written to."""
 MAX_EARLY: Final = 100
 """Messages that may come before ``connection.established`` is sent."""
 
@@ -66,6 +68,7 @@ class Session:
         "_notified",
         "_socket",
         "_unit",
+        "_untaken",
         "connected_at",
         "deadline",
         "env",
@@ -116,6 +119,8 @@ class Session:
         self.signs = 0
         """Frames that were no messages since the keeper's last tick."""
         self.stalled_since: float | None = None
+        """Since when it can't be written to, or since it last took :data:`ENOUGH`."""
+        self._untaken = 0
         env.registry.add(self)
         socket.start(self)
 
@@ -310,6 +315,7 @@ class Session:
 
     def on_pause(self) -> None:
         """The client reads too slowly for now."""
+        self._untaken = self._socket.untaken
         detours.pause(self)
 
     def on_resume(self) -> None:
@@ -328,6 +334,14 @@ class Session:
         self.close(codes.SLOW_CONSUMER)
 
     # What the keeper calls.
+
+    def on_stall(self, now: float) -> None:
+        """It could not be written to for as long as that may be; it stays if it took something."""
+        untaken = self._socket.untaken
+        if untaken > self._untaken - ENOUGH:
+            self.close(codes.SLOW_CONSUMER)
+        else:
+            self.stalled_since, self._untaken = now, untaken
 
     def ping(self, now: float) -> None:
         """Send a WebSocket ping; ``now`` is of the clock that never goes back."""

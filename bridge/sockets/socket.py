@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import logging
 import socket
+import sys
+import termios
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -283,6 +286,17 @@ class Socket(asyncio.Protocol):
             self._transport.write(pong)
         if self._receiver is not None:
             self._receiver.on_resume()
+
+    @property
+    def untaken(self) -> int:
+        """Bytes that were written and that the peer has not taken, as far as the system tells."""
+        found = self._transport.get_extra_info("socket")
+        queued = bytes(4)
+        if found is not None:
+            # On Linux what the peer has not acknowledged, tcp(7): megabytes may wait in the kernel.
+            with contextlib.suppress(OSError):
+                queued = fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, queued)
+        return self._transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone."""

@@ -46,6 +46,14 @@ class Sleeper:
             self.messages.append(json.loads(payload))
         self._news.set()
 
+    async def sip(self, deadline: float = 15) -> None:
+        """Read until a message has come, and stop again."""
+        self._news.clear()
+        self.lean.transport.resume_reading()
+        async with asyncio.timeout(deadline):
+            await self._news.wait()
+        self.lean.transport.pause_reading()
+
     async def until(self, name: str, deadline: float = 15) -> None:
         """Return when a message of this type or id has come, or the close for ``close``."""
         async with asyncio.timeout(deadline):
@@ -67,10 +75,11 @@ class Sleeper:
 
 
 @asynccontextmanager
-async def sleeper(bridge: BridgeProcess, user: str) -> AsyncIterator[Sleeper]:
+async def sleeper(bridge: BridgeProcess, user: str, *, buffer: int = 0) -> AsyncIterator[Sleeper]:
     """Connect, and stop reading once the connection is established."""
     found = Sleeper()
-    found.lean = await LeanClient.connect(bridge.url, f"/ws/{mint(user)}", found.on_frame)
+    path = f"/ws/{mint(user)}"
+    found.lean = await LeanClient.connect(bridge.url, path, found.on_frame, buffer=buffer)
     try:
         await found.until("connection.established")
         found.lean.transport.pause_reading()
@@ -188,6 +197,39 @@ async def test_a_client_that_stays_stalled_is_closed(start_bridge: StartBridge) 
         assert numbers == list(range(len(numbers)))
         assert len(numbers) < EVENTS // 2
         await other.ping()
+
+
+async def test_a_client_that_reads_slowly_stays(start_bridge: StartBridge) -> None:
+    """It is behind for several times as long as a stall may take, and takes something all the time:
+    it has every durable event in the end, in order.
+    """
+    bridge = start_bridge(BRIDGE_STALL_TIMEOUT="1")
+    user = new_user()
+    address = to_user(user, "upload.completed", "1")
+
+    async def sip(times: int) -> None:
+        for _ in range(times):
+            await slow.sip()
+            await asyncio.sleep(0.2)  # slowly, which is what this is about
+
+    async with (
+        Clients(bridge.url) as clients,
+        Bus(bridge) as bus,
+        sleeper(bridge, user, buffer=65536) as slow,
+    ):
+        other = await clients.join(user)
+        sipping = asyncio.create_task(sip(20))
+        event = ""
+        for number in range(EVENTS // 4):
+            event = await bus.publish(address, numbered(address, number), root=Root.EVENTS)
+            await other.expect_event(event)
+        await sipping
+        assert slow.close == b""
+        assert len(slow.messages) < EVENTS // 8
+        slow.lean.transport.resume_reading()
+        await slow.until(event)
+        assert slow.close == b""
+        assert slow.numbers("upload.completed") == list(range(EVENTS // 4))
 
 
 async def test_a_closed_client_goes_on_where_it_was(start_bridge: StartBridge) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import json
 import os
+import socket
 from collections.abc import Callable
 from typing import Final, Self
 from urllib.parse import urlsplit
@@ -47,8 +48,8 @@ class LeanClient(asyncio.Protocol):
         self.transport: asyncio.Transport
 
     @classmethod
-    async def connect(cls, url: str, path: str, on_frame: OnFrame) -> Self:
-        """Connect and upgrade."""
+    async def connect(cls, url: str, path: str, on_frame: OnFrame, *, buffer: int = 0) -> Self:
+        """Connect and upgrade; the kernel holds ``buffer`` bytes of what is not read, if given."""
         place = urlsplit(url)
         assert place.hostname is not None
         assert place.port is not None
@@ -58,9 +59,12 @@ class LeanClient(asyncio.Protocol):
             f"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
         ).encode()
         loop = asyncio.get_running_loop()
-        _, client = await loop.create_connection(
-            lambda: cls(request, on_frame), place.hostname, place.port
-        )
+        sock = socket.socket()
+        if buffer:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, (place.hostname, place.port))
+        _, client = await loop.create_connection(lambda: cls(request, on_frame), sock=sock)
         async with asyncio.timeout(20):
             await client.upgraded
         return client

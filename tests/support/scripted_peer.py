@@ -67,6 +67,10 @@ class ScriptedTransport(asyncio.Transport):
         self.aborted = False
         self.ended = False
         self.protocol: asyncio.BaseProtocol | None = None
+        self.unsent = 0
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         assert not self.closed, "written to after the close"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from bridge.sessions.session import ENOUGH
 from tests.support.bus import envelope, to_user, topic
 from tests.support.house import House, Visitor, person
 
@@ -30,6 +31,33 @@ def ask(visitor: Visitor, max_rate: float | None) -> None:
     """Ask for another pace, or for none."""
     pace = None if max_rate is None else {"max_rate": max_rate}
     visitor.say("subscribe", events=[], policy={"upload.progress": pace})
+
+
+class TestStall:
+    """How long a client may not be written to."""
+
+    async def test_who_takes_something_stays(self, living: House) -> None:
+        """As much as it has to within each such time; then it may as long again."""
+        visitor = Visitor(living, person())
+        await living.let()
+        visitor.peer.transport.unsent = 5 * ENOUGH
+        visitor.stall()
+        for left in (4, 3, 1):
+            visitor.peer.transport.unsent = left * ENOUGH
+            visitor.session.on_stall(living.env.clock())
+            assert visitor.session.stalled_since == living.env.clock()
+            await living.let(1)
+        assert visitor.peer.closes == []
+
+    async def test_who_takes_next_to_nothing_is_closed(self, living: House) -> None:
+        """A byte now and then does not hold a backlog for ever."""
+        visitor = Visitor(living, person())
+        await living.let()
+        visitor.peer.transport.unsent = 5 * ENOUGH
+        visitor.stall()
+        visitor.peer.transport.unsent -= ENOUGH - 1
+        visitor.session.on_stall(living.env.clock())
+        assert visitor.peer.closes == [(4002, "SLOW_CONSUMER")]
 
 
 class TestPolicy:

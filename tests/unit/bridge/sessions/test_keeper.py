@@ -46,6 +46,9 @@ class Connection:
         self.deadlines += 1
         self.deadline = FAR
 
+    def on_stall(self, now: float) -> None:
+        self.close(SLOW_CONSUMER)
+
     def close(self, close: CloseCode) -> None:
         self.closes.append(close)
         self.state = State.CLOSED

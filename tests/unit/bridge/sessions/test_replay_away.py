@@ -90,6 +90,12 @@ class TestAway:
         living.answer()
         assert visitor.told("connection.established")[0]["cursor"] == "60-7"
 
+    async def test_nothing_is_replayed_from_what_is_no_cursor(self, living: House) -> None:
+        """And the greeting does not say so."""
+        visitor = Visitor(living, person(), cursor="words")
+        living.answer()
+        assert visitor.told("connection.established")[0]["resume"] is None
+
     async def test_what_was_written_before_the_break_does_not_come_twice(
         self, living: House
     ) -> None:
