@@ -136,7 +136,11 @@ class Bridge:
         )
         self._turns: Final = Turns()
         self._recent: Final = Recent(
-            self._history, subjects.root(Root.EVENTS), lambda: self._turns.waiting, self._spawn
+            self._history,
+            subjects.root(Root.EVENTS),
+            lambda: self._turns.waiting,
+            lambda: self._turns.needed,
+            self._spawn,
         )
         self._hub.order.on_missed = self._continuity.on_missed
         self._everybody: Final = f"{live}.{Audience.ALL}.>"

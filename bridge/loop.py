@@ -3,11 +3,11 @@
 asyncio handles every socket that is ready before it looks again. When thousands of clients come, go
 or speak at once, an event from NATS would wait for all of them. Here one iteration handles a few,
 fewer after one that took long (:data:`LONG`). What is left over is found by the next look, before
-what came later: the kernel hands ready sockets out in turns. NATS's socket is read before the first
-callback of an iteration, and between any two when a while has passed (:data:`GLANCE`): an event
-waits for one of them, not for all that the iteration has to do. While there are others, they have
-as much time as it has. (Timers that are due together run without a look between them; what they do
-has to be short.)
+what came later: the kernel hands ready sockets out in turns. NATS's socket is read between any two
+callbacks when a while has passed (:data:`GLANCE`): an event waits for one of them, not for all that
+the iteration has to do. While other sockets are ready, what is done for them has as much time as
+NATS has. (Timers that are due together run without a look between them; what they do has to be
+short.)
 """
 
 from __future__ import annotations
@@ -121,7 +121,10 @@ if sys.platform == "linux":
                 self._next_peek = self._peeked + GLANCE
                 return None
             key = self._fd_to_key.get(self._preferred)
-            return key if key is not None and key.events & selectors.EVENT_READ else None
+            if key is None or not key.events & selectors.EVENT_READ:
+                self._next_peek = self._peeked + GLANCE
+                return None
+            return key
 
         def read(self) -> None:
             """The preferred socket was read: the others have as long now as that took."""
@@ -135,6 +138,13 @@ if sys.platform == "linux":
             elif took < LONG / 2 and self._handled == self._turn:
                 self._turn = min(MOST, 2 * self._turn)
             return self._turn
+
+
+def unsent(transport: asyncio.Transport) -> int:
+    """Return the bytes that the kernel has not taken yet, also of what is encrypted already."""
+    size = transport.get_write_buffer_size()
+    inner = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    return size if inner is None else size + int(inner.get_write_buffer_size())
 
 
 class _Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed does not tell of it

@@ -22,7 +22,7 @@ MAX_SPAN: Final = 250_000
 MAX_BYTES: Final = 64 * 1024 * 1024
 """Bytes of subjects and payloads that are kept meanwhile, at the most."""
 MUCH: Final = 4 * 1024 * 1024
-"""Bytes from which on a new stretch is begun for who needs less than half of the one there is."""
+"""Bytes from which on what no replay needs any more is let go of."""
 OVERHEAD: Final = 200
 """Bytes of memory that a kept message costs beside them."""
 FREED: Final = 500
@@ -63,11 +63,9 @@ class Stretch:
 
     def keep(self, messages: _Messages, stored: Stored) -> None:
         """Sort a message in; it comes after those that are there."""
+        self.bytes += _size(stored)
         name = stored.subject.decode("utf-8", "replace").removeprefix(self._root)
         audience, _, rest = name.partition(".")
-        size = len(stored.subject) + len(stored.payload) + OVERHEAD
-        # The frame of what many read is kept beside it.
-        self.bytes += size if audience == "user" else size + len(stored.payload)
         if audience == "topic":
             messages.setdefault(audience, []).append(stored)
             messages.setdefault(name.rpartition(".")[0], []).append(stored)
@@ -92,12 +90,16 @@ class Recent:
         history: History,
         root: str,
         crowd: Callable[[], int],
+        needed: Callable[[], int],
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
-        """``root`` is that of stored subjects; ``crowd`` tells how many replays are under way."""
+        """``root`` is that of stored subjects; ``crowd`` tells how many replays are under way, and
+        ``needed`` up to which sequence none of them needs anything any more.
+        """
         self._history: Final = history
         self._root: Final = f"{root}."
         self._crowd: Final = crowd
+        self._needed: Final = needed
         self._spawn: Final = spawn
         self._lock: Final = asyncio.Lock()
         self._stretch = Stretch(self._root, "", 0)
@@ -118,11 +120,33 @@ class Recent:
         return stretch if stretch.has(identity, after, upto) else self._history
 
     def tick(self) -> None:
-        """Let go of everything when nobody reads any more."""
-        if self._stretch.messages and not self._crowd() and not self._lock.locked():
-            messages = self._stretch.messages
+        """Let go of what nobody needs any more."""
+        stretch = self._stretch
+        if not stretch.messages or self._lock.locked():
+            return
+        if not self._crowd():
             self._stretch = Stretch(self._root, "", 0)
-            self._spawn(_discard(messages))
+            self._spawn(_discard(stretch.messages))
+        elif stretch.bytes > MUCH and self._needed() > stretch.low:
+            # While clients come and go there is always one that reads: it would only grow.
+            self._spawn(self._trim())
+
+    async def _trim(self) -> None:
+        async with self._lock:
+            stretch = self._stretch
+            # Whoever needs what goes now finds it below the stretch, and reads it from the stream.
+            stretch.low = max(stretch.low, min(self._needed(), stretch.high))
+            for name in list(stretch.messages):
+                some = stretch.messages[name]
+                while gone := bisect_right(
+                    some, stretch.low, hi=min(FREED, len(some)), key=_sequence
+                ):
+                    if not name.startswith("topic."):  # these are among those of all topics
+                        stretch.bytes -= sum(map(_size, some[:gone]))
+                    del some[:gone]
+                    await asyncio.sleep(0)
+                if not some:
+                    del stretch.messages[name]
 
     async def _cover(self, identity: str, after: int, upto: int) -> None:
         stretch = self._stretch
@@ -130,8 +154,6 @@ class Recent:
             identity != stretch.identity
             or after > stretch.high
             or upto - min(after, stretch.low) > MAX_SPAN
-            # While clients come and go there is always one that reads, and it would only grow.
-            or (stretch.bytes > MUCH and 2 * after > stretch.low + stretch.high)
         ):
             # Whoever reads from the other one goes on with it.
             stretch = self._stretch = Stretch(self._root, identity, after)
@@ -171,6 +193,12 @@ async def _discard(messages: _Messages) -> None:
         while some:
             del some[-FREED:]
             await asyncio.sleep(0)
+
+
+def _size(stored: Stored) -> int:
+    size = len(stored.subject) + len(stored.payload) + OVERHEAD
+    # The frame of what many may read is kept beside it.
+    return size if b".user." in stored.subject else size + len(stored.payload)
 
 
 def _sequence(stored: Stored) -> int:

@@ -138,34 +138,41 @@ def set_paces(session: Session, paces: Mapping[str, float | None]) -> None:
 class Pacer:
     """The timer of a session whose client asked for a slower pace."""
 
-    __slots__ = ("_session", "_timer")
+    __slots__ = ("_session", "_timer", "_waking")
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._timer: asyncio.TimerHandle | None = None
+        self._waking: asyncio.Handle | None = None
 
     def arm(self) -> None:
         """Come back when the next event may go."""
+        if self._waking is not None:
+            return  # it is time already
         backlog = self._session.outbox.backlog
         due = None if backlog is None else backlog.paces.due()
         if self._timer is not None and due is not None and due < self._timer.when():
             self.stop()
         if self._timer is None and due is not None:
             wait = max(0.0, due - self._session.env.clock())
-            loop = asyncio.get_running_loop()
-            # A crowd's are due together: each has a callback of its own, with others between.
-            self._timer = loop.call_later(wait, loop.call_soon, self._wake)
+            self._timer = asyncio.get_running_loop().call_later(wait, self._due)
 
     def stop(self) -> None:
         """Come back no more; safe to call twice."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for handle in (self._timer, self._waking):
+            if handle is not None:
+                handle.cancel()
+        self._timer = self._waking = None
+
+    def _due(self) -> None:
+        # A crowd's are due together: each goes on in a callback of its own, with others between.
+        self._timer = None
+        self._waking = asyncio.get_running_loop().call_soon(self._wake)
 
     def _wake(self) -> None:
-        self._timer = None
+        self._waking = None
         backlog = self._session.outbox.backlog
-        if backlog is not None and self._session.pacer is self:
+        if backlog is not None:
             backlog.release(backlog.paces.release(self._session.env.clock()))
             if not backlog.blocked:
                 tell_dropped(self._session)

@@ -96,10 +96,10 @@ class Keeper:
         session.signs = 0
         if session.outbox.backlog is not None:
             look_after(session, wall)
-        if session.last_seen < now - self._timeout:
-            session.close(codes.HEARTBEAT_TIMEOUT)
-        elif session.stalled_since is not None and session.stalled_since <= now - self._stall:
-            session.on_stall(now)
+        silent = session.last_seen < now - self._timeout
+        stalled = session.stalled_since is not None and session.stalled_since <= now - self._stall
+        if (silent or stalled) and not session.has_taken(now):
+            session.close(codes.HEARTBEAT_TIMEOUT if silent else codes.SLOW_CONSUMER)
         else:
             if session.deadline <= wall:
                 session.on_deadline(wall)

@@ -66,6 +66,7 @@ class Replay:
         self._ordered: Final = asyncio.Event()
         self._stream = session.env.hub.order.identity
         self._passes = 0
+        self._is_placed = False
         self._task: asyncio.Task[None] | None = None
         self._over = False
         backlog.begin()
@@ -87,7 +88,7 @@ class Replay:
         if not self._expected:
             self._ordered.set()
         if self._task is None:
-            self._session.env.turns.waiting += 1
+            self._session.env.turns.under_way.add(self)
             self._task = asyncio.get_running_loop().create_task(self._run())
             self._task.add_done_callback(self._done)
 
@@ -101,10 +102,15 @@ class Replay:
         if self._task is not None:
             self._task.cancel()
 
+    @property
+    def needs(self) -> int:
+        """The sequence behind which it may still have to read; 0 while that is not known."""
+        return self.positions.lowest if self._is_placed else 0
+
     def _done(self, task: asyncio.Task[None]) -> None:
         # A task that was cancelled holds its frames, and with them this object.
         self._task, self._over = None, True
-        self._session.env.turns.waiting -= 1
+        self._session.env.turns.under_way.discard(self)
         if not task.cancelled() and task.exception() is not None:
             log.error("a replay failed", exc_info=task.exception())
             self._session.close(codes.INTERNAL_ERROR)
@@ -114,6 +120,7 @@ class Replay:
         await self._ordered.wait()  # what is asked for together is in order together
         while True:
             orders, self._orders[:] = list(self._orders), []
+            self._is_placed = False
             try:
                 # What was asked for counts first, then what makes up for a slow client.
                 upto = await self._patiently(sorted(orders, key=lambda each: each.keys is None))
@@ -168,6 +175,7 @@ class Replay:
             self.positions.reach(env.hub.order.position)
         for order in orders:
             await self._place(order, head)
+        self._is_placed = True
         lowest = self.positions.lowest
         if head.first > lowest + 1:
             if self.positions.written or self._passes:  # else each order has told it
@@ -239,7 +247,10 @@ class Replay:
     async def _unblocked(self) -> None:
         unblocked = asyncio.Event()
         self._backlog.on_unblocked = unblocked.set
+        # However long that takes, nothing is kept for it.
+        self._session.env.turns.under_way.discard(self)
         await unblocked.wait()  # or the session is closed for its stall, which cancels this
+        self._session.env.turns.under_way.add(self)
 
     async def _place(self, order: Order, head: Head) -> None:
         if order.placed == head.identity:

@@ -315,8 +315,8 @@ class Session:
 
     def on_pause(self) -> None:
         """The client reads too slowly for now."""
-        self._untaken = self._socket.untaken
         detours.pause(self)
+        self._untaken = self._socket.untaken
 
     def on_resume(self) -> None:
         """The client reads again."""
@@ -335,13 +335,18 @@ class Session:
 
     # What the keeper calls.
 
-    def on_stall(self, now: float) -> None:
-        """It could not be written to for as long as that may be; it stays if it took something."""
+    def has_taken(self, now: float) -> bool:
+        """Whether it is slow, but has taken :data:`ENOUGH` since it was last asked: a sign of life,
+        where pings wait behind what it has not read yet.
+        """
+        if self.stalled_since is None:
+            return False
         untaken = self._socket.untaken
         if untaken > self._untaken - ENOUGH:
-            self.close(codes.SLOW_CONSUMER)
-        else:
-            self.stalled_since, self._untaken = now, untaken
+            return False
+        self.last_seen = self.stalled_since = now
+        self._untaken = untaken
+        return True
 
     def ping(self, now: float) -> None:
         """Send a WebSocket ping; ``now`` is of the clock that never goes back."""

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+import sys
+from typing import Final, Protocol
+
+
+class Needy(Protocol):
+    """A replay, as far as others go by it."""
+
+    @property
+    def needs(self) -> int:
+        """The sequence behind which it may still have to read."""
 
 
 class Turns:
@@ -12,5 +21,15 @@ class Turns:
     def __init__(self, most: int = 16) -> None:
         self.reading: Final = asyncio.Semaphore(most)
         self.writing: Final = asyncio.Lock()
-        self.waiting = 0
-        """Replays that are not through yet."""
+        self.under_way: Final[set[Needy]] = set()
+        """Replays that are not through yet, but for those that wait for a slow client."""
+
+    @property
+    def waiting(self) -> int:
+        """How many there are."""
+        return len(self.under_way)
+
+    @property
+    def needed(self) -> int:
+        """The lowest sequence behind which one of them may still have to read."""
+        return min((each.needs for each in self.under_way), default=sys.maxsize)

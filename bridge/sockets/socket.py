@@ -21,6 +21,7 @@ from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as FrameParser
 
 from bridge.delivery.frames import PING, close_frame, pong_frame
+from bridge.loop import unsent
 from schemas.codes import (
     CLOSE_CODES,
     INTERNAL_ERROR,
@@ -294,9 +295,9 @@ class Socket(asyncio.Protocol):
         queued = bytes(4)
         if found is not None:
             # On Linux what the peer has not acknowledged, tcp(7): megabytes may wait in the kernel.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):
                 queued = fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, queued)
-        return self._transport.get_write_buffer_size() + int.from_bytes(queued, sys.byteorder)
+        return unsent(self._transport) + int.from_bytes(queued, sys.byteorder)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone."""

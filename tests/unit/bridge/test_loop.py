@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import selectors
 import socket
+import ssl
 import sys
+from asyncio.sslproto import SSLProtocol
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from bridge.loop import FIRST, GLANCE, LEAST, LONG, MOST, FairLoop
+from bridge.loop import FIRST, GLANCE, LEAST, LONG, MOST, FairLoop, unsent
 
 CROWD = 2 * MOST
 
@@ -336,3 +338,24 @@ def test_a_connection_that_comes_as_the_server_closes_is_nobodys(
     with asyncio.Runner(loop_factory=FairLoop) as runner:
         assert runner.run(main(runner.get_loop())) == b""
     assert caplog.records == []
+
+
+def test_what_is_unsent_over_tls_is_on_two_floors() -> None:
+    """What waits to be encrypted, and what waits behind that; asyncio's own names are relied on."""
+
+    class Plain(asyncio.Transport):
+        def get_write_buffer_size(self) -> int:
+            return 700
+
+    assert unsent(Plain()) == 700
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        loop = runner.get_loop()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        make: Any = SSLProtocol
+        secured = make(loop, asyncio.Protocol(), context, None, server_side=True)
+        secured._transport = Plain()
+        transport = secured._get_app_transport()
+        assert unsent(transport) == 700
+        secured._outgoing.write(b"x" * 30)
+        assert unsent(transport) == 730
+        transport._closed = True  # there is nothing below it that could be closed

@@ -29,11 +29,13 @@ class Scene:
     def __init__(self) -> None:
         self.stream = ScriptedStream()
         self.crowd = CROWD
+        self.needed = 0
         self.tasks: list[asyncio.Task[None]] = []
         self.recent = Recent(
             self.stream,  # type: ignore[arg-type]  # a stand-in
             "events",
             lambda: self.crowd,
+            lambda: self.needed,
             self._spawn,
         )
         for _ in range(3):
@@ -169,22 +171,63 @@ async def test_what_is_kept_is_let_go_of_when_the_crowd_is_gone(scene: Scene) ->
 async def test_what_nobody_needs_any_more_is_let_go_of(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While clients come and go without an end, what is kept does not grow without one."""
+    """While clients come and go without an end, what is kept does not grow without one; whoever
+    reads has all that it is to have.
+    """
     monkeypatch.setattr(recent, "MUCH", 18 * recent.OVERHEAD)
-    old = await scene.recent.reader("5f", 0, 18)
+    monkeypatch.setattr(recent, "FREED", 2)
     for last in range(19, 200):
         scene.stream.store(SUBJECTS[last % len(SUBJECTS)], b"{}")
+        scene.needed = last - 6
         reader = await scene.recent.reader("5f", last - 6, last)
-        assert reader is scene.recent._stretch
-        assert reader.bytes < 4 * recent.MUCH
+        scene.recent.tick()
+        await asyncio.gather(*scene.tasks)
+        assert scene.recent._stretch.bytes < 2 * recent.MUCH
+        assert scene.recent._stretch.bytes == sum(
+            recent._size(each)
+            for name, some in scene.recent._stretch.messages.items()
+            for each in some
+            if not name.startswith("topic.")
+        )
         found = [
             stored.sequence
             for subject in ("events.user.1.>", "events.user.2.>", "events.all.>", "events.topic.>")
             for stored in (await reader.read(subject, last - 6, 100)).messages
         ]
         assert sorted(found) == list(range(last - 5, last + 1))
-    # Whoever reads from an older one has what it had.
-    assert len((await old.read("events.topic.>", 0, 100)).messages) >= 9
+
+
+async def test_what_was_let_go_of_is_read_from_the_stream(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By who needs it all the same: it does not get less than there is, nor anything twice."""
+    monkeypatch.setattr(recent, "MUCH", 1)
+    await scene.recent.reader("5f", 0, 18)
+    scene.needed = 12
+    scene.recent.tick()
+    await asyncio.gather(*scene.tasks)
+    reader = await scene.recent.reader("5f", 3, 18)
+    found = [
+        stored.sequence
+        for subject in ("events.user.1.>", "events.user.2.>", "events.all.>", "events.topic.>")
+        for stored in (await reader.read(subject, 3, 100)).messages
+    ]
+    assert sorted(found) == list(range(4, 19))
+
+
+async def test_what_is_needed_is_asked_for_when_it_counts(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replay that begins between the look and the letting go keeps what it needs."""
+    monkeypatch.setattr(recent, "MUCH", 1)
+    reader = await scene.recent.reader("5f", 0, 18)
+    scene.needed = 12
+    scene.recent.tick()
+    scene.needed = 5
+    await asyncio.gather(*scene.tasks)
+    assert [each.sequence for each in (await reader.read("events.topic.>", 5, 100)).messages] == [
+        sequence for sequence in range(6, 19) if sequence % 6 in (0, 4, 5)
+    ]
 
 
 async def test_a_crowd_that_needs_all_keeps_it(
@@ -193,6 +236,7 @@ async def test_a_crowd_that_needs_all_keeps_it(
     """However much that is: it is read once."""
     monkeypatch.setattr(recent, "MUCH", 1)
     first = await scene.recent.reader("5f", 0, 18)
+    scene.recent.tick()
     scene.stream.store(SUBJECTS[0], b"{}")
     assert await scene.recent.reader("5f", 0, 19) is first
     assert len(scene.stream.reads) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -44,20 +45,46 @@ class TestStall:
         visitor.stall()
         for left in (4, 3, 1):
             visitor.peer.transport.unsent = left * ENOUGH
-            visitor.session.on_stall(living.env.clock())
+            assert visitor.session.has_taken(living.env.clock())
             assert visitor.session.stalled_since == living.env.clock()
+            assert visitor.session.last_seen == living.env.clock()
             await living.let(1)
         assert visitor.peer.closes == []
 
-    async def test_who_takes_next_to_nothing_is_closed(self, living: House) -> None:
-        """A byte now and then does not hold a backlog for ever."""
+    async def test_who_takes_next_to_nothing_does_not_stay(self, living: House) -> None:
+        """A byte now and then does not hold a backlog for ever; nor does one that is not behind."""
         visitor = Visitor(living, person())
         await living.let()
         visitor.peer.transport.unsent = 5 * ENOUGH
         visitor.stall()
         visitor.peer.transport.unsent -= ENOUGH - 1
-        visitor.session.on_stall(living.env.clock())
-        assert visitor.peer.closes == [(4002, "SLOW_CONSUMER")]
+        assert not visitor.session.has_taken(living.env.clock())
+        visitor.read()
+        assert not visitor.session.has_taken(living.env.clock())
+
+
+class TestPacer:
+    """The timer of a pace."""
+
+    async def test_an_event_between_the_timer_and_what_it_does(self, living: House) -> None:
+        """However often one comes right there, there is one timer."""
+        visitor = await paced(living, 5)
+        living.publish(progress())
+        living.publish(progress())
+        pacer = visitor.session.pacer
+        assert pacer is not None
+        timers: list[asyncio.TimerHandle] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+        for number in range(20):
+            assert pacer._timer is not None
+            pacer._timer.cancel()
+            pacer._due()
+            living.publish(progress(str(number)))
+            assert pacer._timer is None
+            await asyncio.sleep(0)
+            assert pacer._waking is None
+            assert sum(not each.cancelled() for each in timers) <= 1
+        pacer.stop()
+        assert all(each.cancelled() for each in timers)
 
 
 class TestPolicy:

@@ -32,6 +32,7 @@ class Connection:
         self.deadline = FAR
         self.signs = 0
         self.stalled_since: float | None = None
+        self.takes = False
         self.outbox = Outbox(lambda _: None, lambda: None)
         self.pings: list[float] = []
         self.deadlines = 0
@@ -46,8 +47,10 @@ class Connection:
         self.deadlines += 1
         self.deadline = FAR
 
-    def on_stall(self, now: float) -> None:
-        self.close(SLOW_CONSUMER)
+    def has_taken(self, now: float) -> bool:
+        if self.takes and self.stalled_since is not None:
+            self.stalled_since = self.last_seen = now
+        return self.takes and self.stalled_since is not None
 
     def close(self, close: CloseCode) -> None:
         self.closes.append(close)
@@ -126,6 +129,25 @@ def test_a_connection_that_stays_stalled_is_closed(scene: Scene) -> None:
     scene.loop.advance(2)
     assert connection.closes == [SLOW_CONSUMER]
     assert other.closes == []
+
+
+def test_a_slow_connection_that_takes_something_stays(scene: Scene) -> None:
+    """Though it can't be written to and nothing is heard of it for longer than either may be."""
+    connection = scene.join()
+    connection.stalled_since, connection.takes = scene.loop.now, True
+    scene.loop.advance(300)
+    assert connection.closes == []
+    connection.takes = False
+    scene.loop.advance(32)
+    assert connection.closes == [SLOW_CONSUMER]
+
+
+def test_a_silent_connection_that_is_not_behind_has_nothing_to_take(scene: Scene) -> None:
+    """What it took before is no sign of life."""
+    connection = scene.join()
+    connection.takes = True
+    scene.loop.advance(62)
+    assert connection.closes == [HEARTBEAT_TIMEOUT]
 
 
 def test_a_connection_off_the_straight_way_is_looked_after(
