@@ -119,7 +119,9 @@ CLIENT_MESSAGE_TYPES: Final = frozenset(
 )
 
 _validate: Final = TypeAdapter[AnyClientMessage](
-    Annotated[AnyClientMessage, Field(discriminator="type")]
+    Annotated[AnyClientMessage, Field(discriminator="type")],
+    # pydantic would keep short values for all that it reads later.
+    config=ConfigDict(cache_strings="keys"),
 ).validator.validate_json
 
 

@@ -201,7 +201,7 @@ class TokenVerifier:
         except jwt.PyJWTError:
             raise TokenError("the token is malformed") from None
         try:
-            claims = from_json(signed["payload"], allow_inf_nan=False)
+            claims = from_json(signed["payload"], allow_inf_nan=False, cache_strings="keys")
         except ValueError:
             raise TokenError("the token is malformed") from None
         if not isinstance(claims, dict):
@@ -255,7 +255,7 @@ def _key_id(token: str) -> str | None:
     """Return the key id of a token's header (RFC 7515 §4.1.4), which nothing vouches for yet."""
     head = token.partition(".")[0]
     try:
-        header = from_json(urlsafe_b64decode(head + "=" * (-len(head) % 4)))
+        header = from_json(urlsafe_b64decode(head + "=" * (-len(head) % 4)), cache_strings="keys")
     except ValueError:
         raise TokenError("the token is malformed") from None
     kid = header.get("kid") if isinstance(header, dict) else None
