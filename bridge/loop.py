@@ -148,9 +148,23 @@ def unsent(transport: asyncio.Transport) -> int:
 
 
 class _Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed does not tell of it
-    """asyncio's, which holds a method of itself after its end as well: a cycle for the collector,
-    which seldom looks at what is old (see :mod:`bridge.process`). Here it ends with the connection.
+    """asyncio's, with the common case of a write straight away.
+
+    asyncio's also holds a method of itself after its end: a cycle for the collector, which seldom
+    looks at what is old (see :mod:`bridge.process`). Here it ends with the connection.
     """
+
+    def write(self, data: bytes) -> None:
+        """Send what the kernel takes now; asyncio's own has the rest, and whatever went wrong."""
+        if not (self._buffer or self._conn_lost or self._eof):
+            try:
+                sent = self._sock.send(data)
+            except OSError:
+                sent = 0  # asyncio tries again, and does what each error asks for
+            data = data[sent:]
+            if not data:
+                return
+        super().write(data)
 
     def _call_connection_lost(self, exc: Exception | None) -> None:
         super()._call_connection_lost(exc)

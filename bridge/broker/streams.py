@@ -163,7 +163,7 @@ class Stream:
         self._running: asyncio.Task[Head] | None = None
         self._next: asyncio.Task[Head] | None = None
         self._noted: list[str] = []
-        self._seen: object = None
+        self._checked: object = None
         self._identity = self._differs = ""
         self._refused_until = 0.0
         self._holes: tuple[tuple[str, int, int], list[int]] | None = None
@@ -276,12 +276,12 @@ class Stream:
     def _read(self, answer: dict[str, Any]) -> Head:
         try:
             state, seen = answer["state"], (answer["config"], answer.get("created"))
-            if seen != self._seen:
+            if seen != self._checked:
                 # What changes from look to look is the state. Checking the rest costs ten times as
                 # much, and nats-py changes what it reads.
                 kept = copy.deepcopy(seen)
                 self._check(StreamInfo.from_response(answer))
-                self._seen = kept
+                self._checked = kept
             head = Head(
                 identity=self._identity,
                 first=int(state["first_seq"]),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from bridge.delivery.frames import text_frame
+from bridge.delivery.frames import cursor_frame, text_frame
 from bridge.delivery.order import MAX_SEQUENCE_DIGITS, REMEMBERED, SEQUENCE, StreamOrder
 from bridge.delivery.outbox import Flush, Outbox
 from schemas.catalogue import Catalogue, EventType
@@ -164,9 +164,8 @@ class Hub:
         try:
             if event_type is None:
                 raise self._unknown(name)
-            # What is left without the plain characters is nothing, for nearly every resource.
-            odd = resource.translate(None, _PLAIN)
-            if (odd or len(resource) > MAX_ID_BYTES) and not is_token(
+            # Nearly every resource is plain characters up to its end.
+            if (resource.lstrip(_PLAIN) or len(resource) > MAX_ID_BYTES) and not is_token(
                 resource.decode("utf-8", "replace")
             ):
                 raise EventError(RejectReason.MALFORMED_SUBJECT, "the resource is no encoded id")
@@ -179,12 +178,12 @@ class Hub:
             self._reject(self._published(subject, headers), payload, error)
             return None
         self.counts.events += 1
-        if sequence:
-            if payload[-1] == _BRACE:  # as nearly each does: splice_cursor without a call
-                payload = payload[:-1] + self.order.opening + sequence + b'"}'
-            else:
-                payload = splice_cursor(payload, self.order.identity + b"-" + sequence)
-        frame = text_frame(payload)
+        if not sequence:
+            frame = text_frame(payload)
+        elif payload[-1] == _BRACE:  # as nearly each does
+            frame = cursor_frame(payload, self.order.opening, sequence)
+        else:
+            frame = text_frame(splice_cursor(payload, self.order.identity + b"-" + sequence))
         if self._detours:
             self.flush.know(event_type, resource.decode(), sequence, frame)
         return event_type, resource.decode(), frame

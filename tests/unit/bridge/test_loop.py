@@ -7,6 +7,7 @@ import contextlib
 import selectors
 import socket
 import ssl
+import struct
 import sys
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Iterator
@@ -359,3 +360,83 @@ def test_what_is_unsent_over_tls_is_on_two_floors() -> None:
         secured._outgoing.write(b"x" * 30)
         assert unsent(transport) == 730
         transport._closed = True  # there is nothing below it that could be closed
+
+
+class Writer(asyncio.Protocol):
+    """Writes to a peer, and knows whether it may and how that ended."""
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.resumed = asyncio.Event()
+        self.lost: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
+
+    def pause_writing(self) -> None:
+        """The peer takes no more for now."""
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self.resumed.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is over."""
+        self.lost.set_result(exc)
+
+
+async def a_writer() -> tuple[asyncio.Transport, Writer, socket.socket]:
+    """Return one end of a connection, and the socket of the other, which is not read yet."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        peer = socket.create_connection(server.getsockname())
+        connection, _ = server.accept()
+    connection.setblocking(False)
+    peer.setblocking(False)
+    transport, protocol = await asyncio.get_running_loop().create_connection(
+        Writer, sock=connection
+    )
+    return transport, protocol, peer
+
+
+def test_what_the_kernel_does_not_take_waits_in_its_place() -> None:
+    """Every byte arrives in order, whether it was sent at once, in part, or had to wait."""
+
+    async def main() -> None:
+        transport, protocol, peer = await a_writer()
+        loop, chunk = asyncio.get_running_loop(), bytes(range(256)) * 400
+        written = 0
+        while not protocol.paused:
+            transport.write(chunk)
+            written += len(chunk)
+        transport.write(b"")
+        transport.write(b"the end")
+        assert transport.get_write_buffer_size() > len(b"the end")
+        got = bytearray()
+        async with asyncio.timeout(10):
+            while len(got) < written + len(b"the end"):
+                got += await loop.sock_recv(peer, 1 << 20)
+            await protocol.resumed.wait()
+        assert got == chunk * (written // len(chunk)) + b"the end"
+        transport.close()
+        transport.write(b"too late")
+        assert await protocol.lost is None
+        assert await loop.sock_recv(peer, 10) == b""
+        peer.close()
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(main())
+
+
+def test_a_write_to_a_peer_that_is_gone_ends_the_connection() -> None:
+    """It raises nothing, and its protocol hears of it, as with asyncio's own transport."""
+
+    async def main() -> None:
+        transport, protocol, peer = await a_writer()
+        transport.pause_reading()  # or the end would be found by reading
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.close()
+        transport.write(b"x")
+        async with asyncio.timeout(5):
+            assert isinstance(await protocol.lost, ConnectionError)
+        transport.write(b"x")
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(main())

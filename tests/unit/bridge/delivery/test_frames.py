@@ -6,8 +6,9 @@ import pytest
 from websockets.frames import Close, Frame, Opcode
 from websockets.streams import StreamReader
 
-from bridge.delivery.frames import PING, close_frame, pong_frame, text_frame
+from bridge.delivery.frames import PING, close_frame, cursor_frame, pong_frame, text_frame
 from schemas.codes import CLOSE_CODES, CloseCode
+from schemas.envelope import splice_cursor
 
 
 def read(data: bytes) -> Frame:
@@ -29,6 +30,14 @@ def test_a_text_frame_of_any_size(size: int) -> None:
     assert (frame.opcode, frame.fin, len(frame.data)) == (Opcode.TEXT, True, size)
     head = 2 if size < 126 else 4 if size < 65_536 else 10
     assert len(text_frame(b"x" * size)) == head + size
+
+
+@pytest.mark.parametrize("size", [2, 98, 99, 100, 101, 2020, 2021, 2022, 65_509, 65_510, 70_000])
+def test_an_event_with_its_cursor_in_one_copy(size: int) -> None:
+    """The frame that splicing first and framing then would give, around each change of its head."""
+    event = b'{"a":"%b"}' % (b"x" * size)
+    spliced = splice_cursor(event, b"5f-123")
+    assert cursor_frame(event, b',"cursor":"5f-', b"123") == text_frame(spliced)
 
 
 @pytest.mark.parametrize("row", CLOSE_CODES.values(), ids=lambda row: str(row.code))
