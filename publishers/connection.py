@@ -26,7 +26,7 @@ from nats.aio.client import Client
 from publishers.errors import BrokerUnavailable, NotPermitted
 from publishers.outgoing import check_size
 from publishers.waiting import Requests, cancellable
-from schemas.bus import SettingsError
+from schemas.bus import SettingsError, limit_unacknowledged
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from schemas.bus import BusSettings
 
 log = logging.getLogger("publishers")
+
+PING_INTERVAL: Final = 5
+"""Seconds between nats-py's own PINGs."""
+OUTSTANDING: Final = 2
+"""PINGs that may go without a PONG before the connection counts as dead."""
 
 MAX_UNSENT: Final = 1 << 20
 """Bytes that may wait for a slow broker before sending waits too."""
@@ -76,7 +81,15 @@ class _Subscription:
 
 
 class NatsClient(Client):
-    """A client that outlives a PONG which comes after its PING was given up."""
+    """A client whose PING comes after what was sent before it, and that outlives a late PONG."""
+
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        if self._pending and self._transport is not None and self.is_connected:
+            # nats-py lets it overtake what its flusher has not written yet: then ``flush`` does not
+            # say that a subscription is there, nor ``drain`` that one is gone.
+            self._transport.writelines(self._pending)
+            self._pending, self._pending_data_size = [], 0
+        await super()._send_ping(future)
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
@@ -221,7 +234,7 @@ class Connection:
             with cancellable():
                 async with asyncio.timeout(self._settings.timeout):
                     await self._subscribe(client, subscription)
-                    await _settle(client)
+                    await client.flush()  # the broker has told its refusals
             if self.refused(subject):
                 raise NotPermitted(f"this connection may not subscribe to {subject}")
         except (nats.errors.Error, TimeoutError):
@@ -272,6 +285,9 @@ class Connection:
         async def disconnected() -> None:
             self._on_disconnected(client)
 
+        async def reconnected() -> None:
+            self._on_reconnected(client)
+
         async def closed() -> None:
             self._on_closed(client)
 
@@ -285,7 +301,7 @@ class Connection:
                         name=self._name,
                         error_cb=failed,
                         disconnected_cb=disconnected,
-                        reconnected_cb=self._on_reconnected,
+                        reconnected_cb=reconnected,
                         closed_cb=closed,
                     )
         except TimeoutError:
@@ -301,7 +317,17 @@ class Connection:
         except BaseException:
             await _close(client)
             raise
+        self._limit(client)
         return client
+
+    def _limit(self, client: NatsClient) -> None:
+        # nats-py closes a dead connection before it tries another server, and closing waits for
+        # what is unsent: by default for a quarter of an hour.
+        writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
+        found = None if writer is None else writer.get_extra_info("socket")
+        if found is not None:
+            with contextlib.suppress(OSError):  # it is gone again already
+                limit_unacknowledged(found, PING_INTERVAL * (OUTSTANDING + 1))
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -310,8 +336,8 @@ class Connection:
             "reconnect_time_wait": random.uniform(0.2, 0.5),  # noqa: S311  # spread, not secret
             "connect_timeout": min(2.0, self._settings.timeout),
             # Notices within 15 s a connection that is dead without having been closed.
-            "ping_interval": 5,
-            "max_outstanding_pings": 2,
+            "ping_interval": PING_INTERVAL,
+            "max_outstanding_pings": OUTSTANDING,
             # Refuses, rather than buffers, what is sent while the broker is away.
             "pending_size": 0,
         }
@@ -334,7 +360,8 @@ class Connection:
         elif client.is_connected and not isinstance(error, _LOST):
             log.warning("trouble with the broker: %s", told)
 
-    async def _on_reconnected(self) -> None:
+    def _on_reconnected(self, client: NatsClient) -> None:
+        self._limit(client)
         self._back()
 
     def _on_disconnected(self, client: NatsClient) -> None:
@@ -377,18 +404,6 @@ class Connection:
 
 def _words(error: Exception | None) -> str:
     return "closed" if error is None else str(error) or type(error).__name__
-
-
-async def _settle(client: NatsClient) -> None:
-    """Return when the broker has processed all that was sent before, and has told its refusals.
-
-    The PING of nats-py's ``flush`` overtakes what still waits to be written, so only one that began
-    with nothing waiting says that.
-    """
-    settled = False
-    while not settled:
-        settled = client.pending_data_size == 0
-        await client.flush()
 
 
 async def _close(client: NatsClient) -> None:

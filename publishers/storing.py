@@ -19,6 +19,9 @@ from publishers.outgoing import OutgoingEvent, Receipt
 PASSING: Final = frozenset({409, 429})
 """Refusals below 500 that may end by themselves: the same id is being stored just now, and the
 stream has too much to do. From 500 on it is the server's own state: no leader, no room."""
+NO_ROOM: Final = 10002
+"""``err_code`` of an account that is out of storage, which comes with 400 (nats-server's
+``JSAccountResourcesExceededErr``)."""
 
 
 class NotNow(Exception):
@@ -63,7 +66,7 @@ def acknowledgement(event: OutgoingEvent, answer: bytes, attempts: int = 1) -> R
         if refusal := told.get("error"):
             refused = StreamRefused(refusal["err_code"], refusal["description"], event)
             code = refusal["code"]
-            if code in PASSING or code >= 500:
+            if code in PASSING or code >= 500 or refusal["err_code"] == NO_ROOM:
                 raise NotNow(refused, doubtful=False)
             raise refused
         return Receipt(

@@ -6,6 +6,7 @@ that name the variable.
 
 from __future__ import annotations
 
+import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
@@ -62,6 +63,15 @@ class Settings(BaseModel):
             return cls.model_validate(given)
         except ValidationError as error:
             raise SettingsError(describe(error)) from None
+
+
+def limit_unacknowledged(connection: socket.socket, seconds: float) -> None:
+    """Have the kernel give a connection up when what was sent is not acknowledged for so long
+    (``TCP_USER_TIMEOUT``, RFC 5482); nothing where there is no such option, as on macOS.
+    """
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+        connection.setsockopt(socket.IPPROTO_TCP, option, int(seconds * 1000))
 
 
 def describe(error: ValidationError) -> str:

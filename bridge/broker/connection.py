@@ -18,14 +18,16 @@ from nats.aio.client import Client
 
 from bridge.broker import ingest
 from bridge.errors import BrokerUnavailable
-from schemas.bus import BusSettings, SettingsError
+from schemas.bus import BusSettings, SettingsError, limit_unacknowledged
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 
 PING_INTERVAL: Final = 4
-"""Seconds between nats-py's own PINGs; with two outstanding, a dead peer shows within 12 s."""
+"""Seconds between nats-py's own PINGs."""
+OUTSTANDING: Final = 2
+"""PINGs that may go without a PONG: a dead peer shows within 12 s."""
 CONNECT: Final = 2
 """Seconds that one attempt to connect has: one to a dead peer must not hold up the next."""
 FAREWELL: Final = 2.0
@@ -118,7 +120,7 @@ class Connection:
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=1,
                     ping_interval=PING_INTERVAL,
-                    max_outstanding_pings=2,
+                    max_outstanding_pings=OUTSTANDING,
                     connect_timeout=max(1, min(CONNECT, int(self._settings.timeout))),
                 )
         except (TimeoutError, OSError, nats.errors.Error) as error:
@@ -138,9 +140,12 @@ class Connection:
 
     def _tap(self, client: Client) -> None:
         ingest.tap(client, self._receivers, self._reads)
-        fd = ingest.socket_of(client)
-        if fd >= 0:
-            _tell(self.on_socket, fd)
+        found = ingest.socket_of(client)
+        if found is not None:
+            # A dead connection is closed before anything else, which waits for what is unsent: by
+            # default for a quarter of an hour.
+            _tell(limit_unacknowledged, found, PING_INTERVAL * (OUTSTANDING + 1))
+            _tell(self.on_socket, found.fileno())
 
     def _reopen(self) -> None:
         # nats-py closes for good on most errors that a server tells (facts of nats-py 2.16:

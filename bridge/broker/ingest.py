@@ -339,12 +339,11 @@ def tap(client: Client, receivers: Receivers, reads: Reads) -> None:
             parser.tapped = True
 
 
-def socket_of(client: Client) -> int:
-    """Return the file descriptor of a client that is connected, or -1 where it has none."""
+def socket_of(client: Client) -> Any:
+    """Return the socket of a client that is connected, or None where it has none."""
     transport: Any = client._transport
     writer = getattr(transport, "_io_writer", None)
-    found = None if writer is None else writer.get_extra_info("socket")
-    return -1 if found is None else int(found.fileno())
+    return None if writer is None else writer.get_extra_info("socket")
 
 
 def write(client: Client, operations: bytes) -> None:

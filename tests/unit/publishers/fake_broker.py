@@ -30,7 +30,8 @@ NOT_FOUND = b"NATS/1.0 404 Message Not Found\r\n\r\n"
 
 
 class FakeBroker:
-    """Listens inside its ``async with`` block; ``published`` holds ``(subject, headers)``.
+    """Listens inside its ``async with`` block; ``published`` holds ``(subject, headers)``, and
+    ``operations`` the name of each protocol message that came, in order.
 
     Without ``pongs`` a PING is not answered.
     """
@@ -39,6 +40,7 @@ class FakeBroker:
         self.answer = answer
         self.published: list[tuple[str, bytes]] = []
         self.subscribed: list[str] = []
+        self.operations: list[str] = []
         self.connections = 0
         self.changed = asyncio.Condition()
         self.pongs = asyncio.Event()
@@ -93,7 +95,9 @@ class FakeBroker:
         inbox = ""
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while line := await reader.readline():
-                match line.split():
+                operation = line.split()
+                self.operations.append(operation[0].decode())
+                match operation:
                     case [b"PING"] if self.pongs.is_set():
                         writer.write(b"PONG\r\n")
                     case [b"SUB", subject, *_, sid]:

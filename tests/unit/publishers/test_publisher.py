@@ -78,6 +78,7 @@ async def test_a_stream_that_refuses_is_told_at_once_with_its_code() -> None:
         refusal(503, 10008),  # no leader
         refusal(503, 10077),  # no room
         refusal(500, 10047),  # no room on the disk
+        refusal(400, 10002),  # no room in the account
         refusal(409, 10158),  # the same id is being stored
         refusal(429, 10167),  # too much to do
         NO_RESPONDERS,  # no stream, or nobody who knows of one yet
@@ -185,6 +186,19 @@ async def test_a_pong_that_comes_too_late_does_no_harm() -> None:
         broker.say(b"PONG")
         await UploadEvents(own).completed("42", "u1", {})
     assert broker.connections == 1
+
+
+async def test_the_broker_has_subscribed_and_unsubscribed_when_that_is_said() -> None:
+    """A PONG says so only where the PING was behind it; else a command meets a service that left,
+    and whoever asks waits for the time-out.
+    """
+    async with FakeBroker() as broker, publisher(broker) as own:
+        commands = Commands(own)
+        commands.on("upload.cancel")(_accept)
+        for operation in ("SUB", "UNSUB"):
+            broker.operations.clear()
+            await (commands.start() if operation == "SUB" else commands.stop())
+            assert "PING" in broker.operations[broker.operations.index(operation) :]
 
 
 async def test_of_several_users_the_failures_are_told_apart() -> None:
