@@ -47,6 +47,7 @@ from bridge.sessions.turns import Turns
 from bridge.settings import BridgeSettings
 from bridge.sockets.socket import Parsers
 from bridge.sockets.upgrade import Upgrades
+from schemas import codes
 from schemas.catalogue import Catalogue
 from schemas.codes import GapReason
 from schemas.errors import SchemaError
@@ -158,6 +159,7 @@ class Bridge:
             lambda: self._spawn(self._listen_again()),
         )
         self._connection.on_denied = self._interests.on_denied
+        self._interests.on_refused = self._on_refused
 
         # The way up: sockets → sessions → commands.
         self._registry: Final = Registry(
@@ -240,6 +242,7 @@ class Bridge:
                 lambda: self._draining,
                 lambda: self._stream.problem,
                 lambda: self._continuity.state,
+                lambda: self._interests.missing,
             ),
             tickets.router(
                 self._tickets, settings.identity.ticket_ttl, self._ticket_rates, self._wall
@@ -261,7 +264,7 @@ class Bridge:
         try:
             # 2. NATS, the stream, and what every replica is subscribed to.
             await self._connection.open()
-            self._interests.hold(self._everybody, self._hub.everybody.receive)
+            self._interests.hold(self._everybody, self._hub.everybody.receive, lasting=True)
             self._history.open()
             await self._confirmed()
             await self._find_stream()
@@ -345,6 +348,12 @@ class Bridge:
         for session in self._registry:
             if session.state is State.OPEN:
                 session.tell_gap(after, upto, reason)
+
+    def _on_refused(self, subject: str) -> None:
+        # Those that came back would wait in vain on an open connection; coming in, they are told.
+        for session in list(self._registry):
+            if subject == self._everybody or session.depends_on(subject):
+                session.close(codes.TRY_AGAIN_LATER)
 
     async def _listen_again(self) -> None:
         try:

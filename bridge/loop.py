@@ -154,16 +154,17 @@ class _Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed do
     looks at what is old (see :mod:`bridge.process`). Here it ends with the connection.
     """
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Send what the kernel takes now; asyncio's own has the rest, and whatever went wrong."""
         if not (self._buffer or self._conn_lost or self._eof):
             try:
                 sent = self._sock.send(data)
             except OSError:
                 sent = 0  # asyncio tries again, and does what each error asks for
-            data = data[sent:]
-            if not data:
+            if sent == len(data):
                 return
+            # Not a copy: a crowd that gets the same bytes may be slow at once.
+            data = memoryview(data)[sent:]
         super().write(data)
 
     def _call_connection_lost(self, exc: Exception | None) -> None:

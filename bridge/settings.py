@@ -240,7 +240,9 @@ class IdentitySettings(Settings):
 
 
 class LimitSettings(Settings):
-    """The seed's limits and what else is bounded. Counted per process unless it says otherwise."""
+    """The limits of the first version of the protocol, and what else is bounded. Counted per
+    process unless it says otherwise.
+    """
 
     max_connections: int = Field(
         1000, alias="BRIDGE_MAX_CONNECTIONS", ge=1, description="connections in all"
@@ -310,7 +312,8 @@ class LimitSettings(Settings):
         alias="BRIDGE_STALL_TIMEOUT",
         gt=0,
         le=3600,
-        description="a connection that can't be written to for this long is closed (seconds)",
+        description="a connection that is behind and takes under 16 KiB in this time is closed "
+        "(seconds)",
     )
     failed_handshakes: int = Field(
         60,

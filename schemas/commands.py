@@ -33,7 +33,7 @@ class ClientMessage(Strict):
 
 
 class PingData(Strict):
-    pingId: str | int | None = None  # noqa: N815  # the seed's name on the wire
+    pingId: str | int | None = None  # noqa: N815  # as in the first version of the protocol
 
 
 class Ping(ClientMessage):

@@ -58,7 +58,7 @@ class ConnectionEstablished(Reply):
 
 class PongData(_Model):
     timestamp: str = Field(default_factory=timestamp)
-    pingId: str | int | None = None  # noqa: N815  # the seed's name on the wire
+    pingId: str | int | None = None  # noqa: N815  # as in the first version of the protocol
 
 
 class Pong(Reply):

@@ -168,6 +168,7 @@ class Continuity:
             self._identity = head.identity
             self._sink.begin(head.identity.encode(), head.last)
         self._sink.sees(head.last)
+        self._history.reaches = head.last
         if self._stream.problem:
             raise BrokerUnavailable(self._stream.problem)
         return head
@@ -250,6 +251,10 @@ class Continuity:
             if job.upto is None or job.upto < head.first:
                 self._tell(job.after, min(head.first - 1, upto), GapReason.RETENTION)
             job.after = head.first - 1
+        whole = job.upto is None and job.after < upto
+        if whole and await self._stream.thinned(job.after, upto):
+            # It can't be told from the stream whose they were.
+            self._tell(job.after, upto, GapReason.RETENTION)
         while job.after < upto:
             self._left = upto - job.after
             batch = await self._history.read(subject, job.after, BATCH)

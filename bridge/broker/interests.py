@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, Protocol
 
 from bridge.broker.ingest import Receive
@@ -46,15 +47,20 @@ class Wire(Protocol):
 
 
 class Unit:
-    """One NATS subscription. ``lingers_until`` is set while nobody holds it."""
+    """One NATS subscription.
 
-    __slots__ = ("denied", "holders", "lingers_until", "sid", "subject")
+    ``lingers_until`` is set while nobody holds it. ``asked`` is set while it waits for its PONG,
+    ``had`` once NATS has had it, ``denied`` when NATS refused it since it was asked for.
+    """
 
-    def __init__(self, sid: bytes, subject: str) -> None:
+    __slots__ = ("asked", "denied", "had", "holders", "lasting", "lingers_until", "sid", "subject")
+
+    def __init__(self, sid: bytes, subject: str, *, lasting: bool) -> None:
         self.sid: Final = sid
         self.subject: Final = subject
+        self.lasting: Final = lasting
         self.holders = 0
-        self.denied = False
+        self.asked = self.had = self.denied = False
         self.lingers_until: float | None = None
 
 
@@ -109,6 +115,10 @@ class Interests:
         self._scheduled = False
         self._asked_at = -GATHER
         self._answered: Final[deque[tuple[Confirmed, bool]]] = deque()
+        self._lasting: Final[list[Unit]] = []
+        self._refused: list[Unit] = []
+        self.on_refused: Callable[[str], None] = lambda subject: None
+        """Told a subject that NATS had and refuses now: whoever holds it gets nothing any more."""
         self._telling = 0
         """How many of them are told by callbacks that are under way."""
 
@@ -120,16 +130,24 @@ class Interests:
         """What NATS has been asked for, in the order of asking."""
         return tuple(self._by_subject)
 
-    def hold(self, subject: str, receive: Receive) -> Unit:
+    @property
+    def missing(self) -> str:
+        """What every client needs and NATS does not give, in words; empty where that is nothing."""
+        return ", ".join(unit.subject for unit in self._lasting if not unit.had)
+
+    def hold(self, subject: str, receive: Receive, *, lasting: bool = False) -> Unit:
         """Return the unit of this subject with one more holder; subscribe if it is the first.
 
-        Holders of one subject share one ``receive``: that of the newest.
+        Holders of one subject share one ``receive``: that of the newest. A ``lasting`` one is asked
+        for again and again where NATS refuses it.
         """
         unit = self._by_subject.get(subject)
         if unit is None:
-            unit = Unit(b"i%d" % self._next_sid, subject)
+            unit = Unit(b"i%d" % self._next_sid, subject, lasting=lasting)
             self._next_sid += 1
             self._units[unit.sid] = self._by_subject[subject] = unit
+            if lasting:
+                self._lasting.append(unit)
             self._asked.units.append(unit)
             self._schedule()
         elif unit.lingers_until is not None:
@@ -172,14 +190,18 @@ class Interests:
         batch.waiters.append((self._clock() + self._patience, confirmed))
 
     def on_denied(self, subject: str) -> None:
-        """NATS refuses this subscription: whoever waits for it is told, and it is asked anew later.
+        """NATS refuses this subscription: whoever waits for it is told, and it is asked anew when
+        somebody holds it anew.
 
         The refusal comes before the PONG of the same batch, so the others of that batch, who wait
-        for the same PONG, are told False as well.
+        for the same PONG, are told False as well. Permissions can also be taken away at any time;
+        then there is no PONG to come.
         """
         unit = self._by_subject.get(subject)
         if unit is not None:
             unit.denied = True
+            if unit.had and not unit.asked:
+                self._refuse(unit)
 
     def tick(self) -> None:
         """Let go of what lingered long enough, and tell those who waited too long."""
@@ -195,6 +217,10 @@ class Interests:
             while batch.waiters and batch.waiters[0][0] <= now:
                 self._answered.append((batch.waiters.popleft()[1], False))
         self._tell_first()
+        if self._refused:
+            again, self._refused = self._refused, []
+            self._asked.units += again
+            self._schedule()
 
     def on_down(self) -> None:
         """The connection is gone: the PINGs on their way are lost, and with them their answers."""
@@ -230,6 +256,8 @@ class Interests:
         batch.units = [unit for unit in batch.units if unit.sid in self._units]
         if not batch.units and not batch.waiters:
             return
+        for unit in batch.units:
+            unit.asked, unit.denied = True, False
         self._sent.append(batch)
         self._asked_at = self._clock()
         self._wire.ping(
@@ -243,11 +271,23 @@ class Interests:
         self._sent.popleft()
         if self._asked.units or self._asked.waiters:
             self._schedule()
+        for unit in batch.units:
+            unit.asked, unit.had = False, unit.had or not unit.denied
         denied = [unit for unit in batch.units if unit.denied and unit.sid in self._units]
         for unit in denied:
-            self._forget(unit)
+            self._refuse(unit)
         self._answered.extend((confirmed, not denied) for _, confirmed in batch.waiters)
         self._tell_first()
+
+    def _refuse(self, unit: Unit) -> None:
+        if unit.lasting:
+            self._refused.append(unit)
+        else:
+            self._forget(unit)
+        if unit.had:
+            unit.had = False
+            log.error("NATS refuses %s, which it had accepted", unit.subject)
+            self._call_soon(partial(self.on_refused, unit.subject))
 
     def _tell_first(self) -> None:
         # A client that comes alone does not wait for the next iteration.

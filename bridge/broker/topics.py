@@ -118,7 +118,8 @@ class Topics:
             topic.wants[resource] = topic.wants.get(resource, 0) + 1
             topic.idle.pop(resource, None)
             held = topic.narrow.get(resource)
-            if topic.wide is None and (held is None or held.denied):
+            is_wide = topic.wide is not None and not topic.wide.denied
+            if not is_wide and (held is None or held.denied):
                 topic.narrow[resource] = self._subscribe(topic, resource)
 
     def release(self, event_type: str, resource: str) -> None:
@@ -134,6 +135,15 @@ class Topics:
                 del topic.wants[resource]
                 if resource in topic.narrow:
                     topic.idle[resource] = until
+
+    def subject_of(self, event_type: str, resource: str) -> str | None:
+        """Return the subject by which this comes in now."""
+        topic = self._topics.get(event_type)
+        if topic is None:
+            return None
+        wide = topic.wide is not None and topic.settles is None
+        unit = topic.wide if wide or resource == ANY else topic.narrow.get(resource, topic.wide)
+        return None if unit is None else unit.subject
 
     def tick(self) -> None:
         """Move every type towards what is wanted of it."""

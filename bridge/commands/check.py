@@ -17,6 +17,9 @@ from pydantic import BaseModel, SecretStr
 
 from bridge.commands.settings_table import settings, written
 from bridge.commands.terminal import FAILED, USAGE, note, say
+from bridge.errors import StartError
+from bridge.identity.grants import GrantPolicy
+from bridge.identity.keys import load_keys
 from bridge.settings import (
     ASYMMETRIC,
     DEMO_SECRET,
@@ -112,9 +115,18 @@ def startable(bridge: BridgeSettings, environment: Mapping[str, str]) -> Iterato
     except SettingsError as error:
         yield str(error)
     try:
-        Catalogue.load(bridge.bus.catalogue)
+        catalogue = Catalogue.load(bridge.bus.catalogue)
     except CatalogueError as error:
         yield f"BRIDGE_CATALOGUE: {error}"
+    else:
+        try:
+            GrantPolicy(bridge.identity.grants, catalogue)
+        except StartError as error:
+            yield str(error)
+    try:
+        load_keys(bridge.identity)
+    except StartError as error:
+        yield str(error)
     if bridge.server.tls_cert is not None:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:

@@ -219,6 +219,8 @@ class StreamOrder:
     def _is_missing(self, subject: bytes, known: bytes, before: bytes) -> bool:
         if not before.isdigit() or len(before) > MAX_SEQUENCE_DIGITS:
             return False
+        if not subject.isascii():
+            return False  # no event has such a subject, and none could be asked for
         if int(before) <= max(int(known), self._excused):
             return False
         since = self._since(subject)

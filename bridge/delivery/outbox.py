@@ -31,11 +31,18 @@ class Outbox:
     ``permits`` is None where every event of a user or all audience may go out.
     """
 
-    __slots__ = ("backlog", "closed", "frames", "overflowed", "permits", "write")
+    __slots__ = ("backlog", "closed", "failed", "frames", "overflowed", "permits", "write")
 
-    def __init__(self, write: Callable[[bytes], None], overflowed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        overflowed: Callable[[], None],
+        failed: Callable[[], None] | None = None,
+    ) -> None:
+        """``overflowed`` is called when too much waits, ``failed`` after a fault of ours."""
         self.write = write
         self.overflowed = overflowed
+        self.failed = failed or overflowed
         self.frames: list[bytes] = []
         self.permits: Permits | None = None
         self.backlog: Backlog | None = None
@@ -187,7 +194,7 @@ class Flush:
                 except Exception:
                     # A fault of ours with one connection must not cost the others their flush.
                     log.exception("a connection could not be written to")
-                    self._call_soon(outbox.overflowed)
+                    self._call_soon(outbox.failed)
         if self._known:
             self._known.clear()
 
@@ -259,5 +266,5 @@ class Flush:
         self.detours.discard(outbox)
         # The owner's methods hold the owner, which holds this: a cycle that nobody collects soon.
         outbox.write = _drop
-        outbox.overflowed = _ignore
+        outbox.overflowed = outbox.failed = _ignore
         outbox.permits = None

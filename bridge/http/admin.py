@@ -1,4 +1,5 @@
-"""The seed's admin endpoints with the seed's answers, and what an operator needs beside them.
+"""The admin endpoints with the answers of the first version of the protocol, and what an operator
+needs beside them.
 
 ``stats`` and the list tell of this replica; what names one connection or one user reaches every
 replica over the control subjects.

@@ -18,9 +18,11 @@ def router(
     is_draining: Callable[[], bool],
     stream_problem: Callable[[], str],
     catching_up: Callable[[], str],
+    missing: Callable[[], str],
 ) -> APIRouter:
     """Return the routes. A stream that is missing is told, but live delivery goes on without it;
-    so is what is being read from it after a break.
+    so is what is being read from it after a break. ``missing`` are subscriptions that every client
+    needs and NATS refuses.
     """
     routes = APIRouter(tags=["health"])
 
@@ -39,6 +41,9 @@ def router(
         ready = not is_draining()
         try:
             await round_trip(PATIENCE)
+            if refused := missing():
+                checks["nats"] = f"subscriptions are refused: {refused}"
+                ready = False
         except BrokerUnavailable as problem:
             checks["nats"] = str(problem)
             ready = False

@@ -69,7 +69,9 @@ def replay(session: Session) -> Replay:
             # What was kept before it is sent, in order, before what is replayed.
             reached = lost
             session.tell_gap(lost, hub.order.position, GapReason.SLOW_CONSUMER, recoverable=True)
-        session.replay = Replay(session, backlog, max(reached, backlog.skip_to))
+        session.replay = Replay(
+            session, backlog, max(reached, backlog.skip_to), heals=lost is not None
+        )
     return session.replay
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bridge.broker.recent import Reader
 from bridge.broker.streams import Head
-from bridge.sessions.positions import Key, Positions
+from bridge.sessions.positions import MAX_SUBJECTS, Key, Positions
 from schemas.codes import ResumeReason
 from schemas.cursors import Cursor
 from schemas.replies import Missing, ResumeCompleted, ResumeData
@@ -79,10 +79,17 @@ class Order:
         return ResumeCompleted(data=data, reply_to=self.reply_to)
 
 
-async def place(order: Order, positions: Positions, env: Surroundings, head: Head) -> None:
+async def place(
+    order: Order,
+    positions: Positions,
+    env: Surroundings,
+    head: Head,
+    excluded: Mapping[Key, Collection[str]],
+) -> None:
     """Find where an order begins, and whether the stream still holds everything from there on.
 
-    Raises :class:`BrokerUnavailable`; then it can be done again.
+    ``excluded`` has the resources that are left out of all of a type. Raises
+    :class:`BrokerUnavailable`; then it can be done again.
     """
     order.reason = order.missing = None
     keys = order.keys or frozenset()
@@ -91,8 +98,8 @@ async def place(order: Order, positions: Positions, env: Surroundings, head: Hea
         positions.put(fresh, order.begins)  # an order before this one had the others
         return
     if order.last:
-        subjects = positions.to_count(keys)
-        begins, order.skip = await begin_last(env.history, subjects, order.last, head)
+        counted = positions.to_count({key: excluded.get(key, ()) for key in keys})
+        begins, order.skip = await begin_last(env.history, *counted, order.last, head)
         positions.put(keys, begins)
         return
     if order.cursor is not None:
@@ -111,17 +118,24 @@ async def place(order: Order, positions: Positions, env: Surroundings, head: Hea
 
 
 async def begin_last(
-    reader: Reader, subjects: Sequence[str], last: int, head: Head
+    reader: Reader, subjects: Sequence[str], without: Sequence[str], last: int, head: Head
 ) -> tuple[int, int]:
     """Return after which sequence the last so many events are, and how many to leave out.
 
-    By counting only: nothing but one message of each subject is read at a time. Raises
-    :class:`BrokerUnavailable`.
+    Those of the subjects ``without`` are among them, and don't count. By counting only: nothing but
+    one message of each subject is read at a time. Raises :class:`BrokerUnavailable`.
     """
 
+    async def number(subjects: Sequence[str], after: int) -> int:
+        found = 0
+        for at in range(0, len(subjects), MAX_SUBJECTS):
+            some = subjects[at : at + MAX_SUBJECTS]
+            batches = await asyncio.gather(*(reader.read(each, after, 1) for each in some))
+            found += sum(len(batch.messages) + batch.pending for batch in batches)
+        return found
+
     async def stored(after: int) -> int:
-        batches = await asyncio.gather(*(reader.read(each, after, 1) for each in subjects))
-        return sum(len(batch.messages) + batch.pending for batch in batches)
+        return await number(subjects, after) - await number(without, after)
 
     async def count(after: int) -> int:
         # What was stored since the look comes live. It is counted last, and so never too little:

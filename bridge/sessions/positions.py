@@ -7,7 +7,7 @@ so what was written last counts for all keys.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from schemas.patterns import ANY
@@ -21,6 +21,9 @@ DIRECT: Final[Key] = ("", "")
 
 MAX_SUBJECTS: Final = 12
 """Subjects that are read beside each other; with more, wider ones are read and sifted."""
+
+MAX_COUNTED: Final = 64
+"""Subjects whose events are counted one by one."""
 
 
 class Positions:
@@ -130,15 +133,24 @@ class Positions:
             found[subject] = min(after, found.get(subject, after))
         return found
 
-    def to_count(self, keys: frozenset[Key]) -> list[str]:
-        """Return the subjects by which to count the events of these keys.
+    def to_count(self, wanted: Mapping[Key, Collection[str]]) -> tuple[list[str], list[str]]:
+        """Return the subjects by which to count the events of these keys, and those to count off.
 
-        Of many keys they are a few for all, which count other resources too.
+        ``wanted`` has what is left out of each. Of very many there are a few for all, which count
+        other resources too.
         """
-        if len(keys) > MAX_SUBJECTS:
-            keys = frozenset((event_type, ANY) for event_type, _ in keys)
+        keys = set(wanted)
+        without = {(name, each) for (name, _), left in wanted.items() for each in left}
+        if len(keys) > MAX_COUNTED:
+            keys = {(event_type, ANY) for event_type, _ in keys}
+        if len(without) > MAX_COUNTED:
+            without.clear()
         audiences = (Audience.TOPIC,) if self._direct else tuple(Audience)
-        return [self._subject(audience, *key) for key in keys for audience in audiences]
+        counted, off = (
+            [self._subject(audience, *key) for key in some for audience in audiences]
+            for some in (keys, without)
+        )
+        return counted, off
 
     def _topic(self, event_type: str, resource: str) -> str:
         return self._subject(Audience.TOPIC, event_type, resource)

@@ -49,8 +49,12 @@ PATIENCE: Final = 5.0
 class Replay:
     """The replay of one session, from its first order until it is live."""
 
-    def __init__(self, session: Session, backlog: Backlog, reached: int) -> None:
-        """``reached`` is the sequence up to which the session has had everything it was to have."""
+    def __init__(
+        self, session: Session, backlog: Backlog, reached: int, *, heals: bool = False
+    ) -> None:
+        """``reached`` is the sequence up to which the session has had everything it was to have;
+        ``heals``, that this was not all that came.
+        """
         assert session.identity is not None
         self._session: Final = session
         self._backlog: Final = backlog
@@ -65,7 +69,10 @@ class Replay:
         self._expected: Final[list[Order]] = []
         self._ordered: Final = asyncio.Event()
         self._stream = session.env.hub.order.identity
+        self._heals: Final = heals
         self._passes = 0
+        self._gone = 0
+        """Up to where it has been dealt with that the stream no longer holds everything."""
         self._is_placed = False
         self._task: asyncio.Task[None] | None = None
         self._over = False
@@ -173,14 +180,17 @@ class Replay:
             # Clients were told; what they are at in the old stream says nothing about this one.
             self._stream = env.hub.order.identity
             self.positions.reach(env.hub.order.position)
+            self._gone = 0
+        goes_on = self._is_placed or self._passes > 0
         for order in orders:
             await self._place(order, head)
         self._is_placed = True
-        lowest = self.positions.lowest
+        lowest = max(self._gone, self.positions.lowest)
         if head.first > lowest + 1:
-            if self.positions.written or self._passes:  # else each order has told it
+            # Of what is new each order has told it just now.
+            if goes_on or self._heals:
                 self._miss(orders, lowest, head.first - 1)
-            lowest = head.first - 1
+            lowest = self._gone = head.first - 1
         reader = await env.recent.reader(head.identity, lowest, head.last)
         merge = Merge(reader, self.positions.to_read(self._session.wishes.keys), head.last)
         for tries in range(TRIES):
@@ -211,7 +221,7 @@ class Replay:
         ends, later = loop.time() + TURN, None
         while not merge.is_through:
             if merge.is_dry:
-                later = self.positions.written if later is None else later
+                later = self.positions.lowest if later is None else later
                 await merge.fill()
                 continue
             async with self._session.env.turns.writing:
@@ -260,7 +270,8 @@ class Replay:
         keys = order.keys or frozenset()
         if keys and DIRECT not in keys:
             self._backlog.topics_at = None  # what is replayed from here on says where they are
-        await place(order, self.positions, self._session.env, head)
+        session = self._session
+        await place(order, self.positions, session.env, head, session.wishes.excluded)
         if DIRECT in keys and order.cursor is not None and order.is_begun:
             self._backlog.topics_at = order.cursor.position
         order.placed = head.identity

@@ -99,7 +99,7 @@ class Session:
         self.id = str(uuid4())
         self.identity: Identity | None = None
         self.state = State.AWAITING
-        self.outbox = Outbox(socket.write, self._overflowed)
+        self.outbox = Outbox(socket.write, self._overflowed, self._faulted)
         self.wishes = Wishes(env.catalogue, env.hub, env.topics, self.outbox)
         self.replay: Replay | None = None
         self.pacer: detours.Pacer | None = None
@@ -299,6 +299,13 @@ class Session:
         """The patterns that it is subscribed to, as the client wrote them."""
         return self.wishes.patterns
 
+    def depends_on(self, subject: str) -> bool:
+        """Whether events come to it by this subscription of NATS."""
+        if self._unit is not None and self._unit.subject == subject:
+            return True
+        topics = self.env.topics
+        return any(topics.subject_of(*key) == subject for key in self.wishes.keys)
+
     def when_gone(self, gone: Callable[[], None]) -> None:
         """Call once the connection itself is over, not just told to be; at once if it is."""
         self._socket.when_lost(gone)
@@ -332,6 +339,9 @@ class Session:
 
     def _overflowed(self) -> None:
         self.close(codes.SLOW_CONSUMER)
+
+    def _faulted(self) -> None:
+        self.close(codes.INTERNAL_ERROR)
 
     # What the keeper calls.
 

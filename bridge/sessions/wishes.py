@@ -5,7 +5,7 @@ Changing them changes what the hub delivers at once, and what NATS is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from bridge.broker.topics import Topics
@@ -87,6 +87,11 @@ class Wishes:
     def keys(self) -> Collection[tuple[str, str]]:
         """The units, each an event type and a resource token or ``*``."""
         return self._keys.keys()
+
+    @property
+    def excluded(self) -> Mapping[tuple[str, str], frozenset[str]]:
+        """What is left out of each unit that is all of a type."""
+        return self._keys
 
     def _hold(self, grants: Grants) -> None:
         keys = grants.resolve_all(self.patterns.values(), self._catalogue)

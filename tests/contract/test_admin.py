@@ -1,4 +1,4 @@
-"""The HTTP side: admin endpoints with the seed's answers, and health."""
+"""The HTTP side: admin endpoints with the answers of the protocol's first version, and health."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ async def test_unknown_connection(bridge: BridgeProcess, method: str) -> None:
 
 
 async def test_stats(bridge: BridgeProcess) -> None:
-    """The seed's answer: the limits as ``server_info``, and the numbers of now."""
+    """The answer of the first version: the limits as ``server_info``, and the numbers of now."""
     async with Clients(bridge.url) as clients, http(bridge.url, admin()) as client:
 
         async def stats() -> dict[str, object]:
@@ -88,7 +88,7 @@ async def test_stats(bridge: BridgeProcess) -> None:
             await clients.join(user)
         await clients.join()
         after = await stats()
-        # The seed's text names these numbers but not their fields: some field counts 3, another 2.
+        # The protocol names these numbers but not their fields: some field counts 3, another 2.
         grown = {
             new - old
             for old, new in ((before[name], after[name]) for name in before)

@@ -1,4 +1,4 @@
-"""Event types of one's own, named by ``BRIDGE_CATALOGUE``, are as good as the seed's."""
+"""Event types of one's own, named by ``BRIDGE_CATALOGUE``, are as good as the project's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A client that knows the seed alone: ``/ws/{token}``, the seed's messages, the seed's limits."""
+"""A client that knows the first version of the protocol alone: ``/ws/{token}``, its messages, its
+limits.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from tests.support.bus import Bus, to_user, topic
 from tests.support.clients import Client, Clients, Message, mint, new_user
 
 ADDED = {"expires_at", "cursor", "resume"}
-"""What the contract adds to the seed's ``connection.established``."""
+"""What has been added to ``connection.established`` since."""
 
 
 def is_recent(timestamp: str) -> bool:
@@ -24,7 +26,7 @@ def is_recent(timestamp: str) -> bool:
 
 
 async def seed_send(client: Client, kind: str, data: dict[str, Any]) -> None:
-    """Send a message as the seed's clients write it: with a timestamp and an id."""
+    """Send a message as such a client writes it: with a timestamp and an id."""
     await client.send_raw(
         f'{{"type": "{kind}", "data": {data!r}, '.replace("'", '"')
         + '"timestamp": "2025-01-08T10:30:00Z", "id": "msg_123"}'
@@ -32,7 +34,7 @@ async def seed_send(client: Client, kind: str, data: dict[str, Any]) -> None:
 
 
 async def test_established(bridge: BridgeProcess) -> None:
-    """The first message is ``connection.established`` with the seed's fields and values."""
+    """The first message is ``connection.established`` with the fields and values of then."""
     async with Clients(bridge.url) as clients:
         user = new_user()
         client = await clients.connect(mint(user))
@@ -153,7 +155,7 @@ async def test_topic_events_need_a_subscription(bridge: BridgeProcess) -> None:
 
 
 def is_rate_limited(message: Message) -> bool:
-    """Whether this is the seed's rate limit error, with a reset time within the window."""
+    """Whether this is the rate limit error, with a reset time within the window."""
     assert message["type"] == "error", message
     data = message["data"]
     assert data["code"] == "RATE_LIMIT_EXCEEDED", message

@@ -83,7 +83,7 @@ class Client:
         return value
 
     async def send(self, kind: str, data: object = None, id: str | None = None) -> None:  # noqa: A002  # the name on the wire
-        """Send a message in the seed's form, without the parts that are None."""
+        """Send a message, without the parts that are None."""
         message = {"type": kind, "data": data, "id": id}
         await self.send_raw(json.dumps({k: v for k, v in message.items() if v is not None}))
 

@@ -26,7 +26,7 @@ TYPES: Final = (
     "file.processing",
     "file.ready",
 )
-"""All types of the seed but ``system.maintenance``, which is kept for the end marker."""
+"""All types of the project but ``system.maintenance``, which is kept for the end marker."""
 
 MARKER: Final = "system.maintenance"
 RESOURCES: Final = ("1", "2", "3", "77", "a.b c")

@@ -81,6 +81,9 @@ class ScriptedNats:
         self._pongs: Final[deque[Latch]] = deque()
         self.lost: Final[list[Latch]] = []
         """Who waited for a PONG that was lost with its connection."""
+        self.refused: Final[set[str]] = set()
+        """Subjects that may not be subscribed to."""
+        self.on_denied: Callable[[str], None] = lambda subject: None
 
     def clock(self) -> float:
         """The time, which a test moves."""
@@ -122,10 +125,20 @@ class ScriptedNats:
             words = operation.split()
             if words[0] == b"SUB":
                 assert words[2] not in self.subscriptions, "an id was used twice"
+                if words[1].decode() in self.refused:
+                    self.on_denied(words[1].decode())
+                    continue
                 self.subscriptions[words[2]] = words[1].decode()
             else:
                 assert words[0] == b"UNSUB"
                 self.subscriptions.pop(words[1], None)
+
+    def refuse(self, subject: str) -> None:
+        """Take the permission for this subject away, and with it who is subscribed."""
+        self.refused.add(subject)
+        for sid in [sid for sid, each in self.subscriptions.items() if each == subject]:
+            del self.subscriptions[sid]
+            self.on_denied(subject)
 
     def publish(self, subject: str, payload: bytes, headers: bytes = b"") -> int:
         """Match a message as NATS does; return to how many subscriptions it is on its way."""

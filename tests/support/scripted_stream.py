@@ -31,6 +31,8 @@ class ScriptedStream:
         """Seconds that each answer takes."""
         self.failures = 0
         """So many of the next reads fail, as if JetStream were away for that long."""
+        self.reaches = 0
+        """How far its reader knows it to reach."""
         self.reads: Final[list[tuple[str, int]]] = []
         """The subject of each read, and after which sequence."""
         self.on_read: Callable[[], None] = lambda: None

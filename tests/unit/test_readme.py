@@ -15,7 +15,15 @@ from bridge.commands import settings_table
 from bridge.settings import SECTIONS
 from schemas import events
 from schemas.catalogue import Catalogue, declared
-from schemas.codes import CLOSE_CODES, ErrorCode, PatternReason, RejectReason
+from schemas.codes import (
+    CLOSE_CODES,
+    ErrorCode,
+    GapReason,
+    PatternReason,
+    PolicyReason,
+    RejectReason,
+    ResumeReason,
+)
 from schemas.commands import CLIENT_MESSAGE_TYPES
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +41,13 @@ def rows(text: str) -> dict[str, list[str]]:
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             found[cells[0].strip("`")] = cells[1:]
     return found
+
+
+def first_column(text: str, title: str) -> set[str]:
+    """Return the first cells of the one table whose first column has this title."""
+    heading = rf"^\| {re.escape(title)} \|.*\n\|[-|]+\n"
+    [found] = re.findall(rf"{heading}((?:\|.*\n)+)", text, re.MULTILINE)
+    return set(rows(found))
 
 
 def snippets(text: str, marker: str) -> list[str]:
@@ -63,9 +78,12 @@ def test_every_close_code_is_explained() -> None:
 
 
 def test_every_reason_is_explained() -> None:
-    """Reasons of refused patterns are in the protocol page, of refused events in the other."""
-    assert set(PatternReason) <= set(rows(PROTOCOL))
-    assert set(RejectReason) <= set(rows(EXTENDING))
+    """Each kind has a table: of refused events in the page for services, all else in the other."""
+    assert first_column(PROTOCOL, "reason of a refused pattern") == set(PatternReason)
+    assert first_column(PROTOCOL, "reason of a refused pace") == set(PolicyReason)
+    assert first_column(PROTOCOL, "reason of a `resume.completed`") == set(ResumeReason)
+    assert first_column(PROTOCOL, "reason of a `gap`") == set(GapReason)
+    assert first_column(EXTENDING, "reason") == set(RejectReason)
 
 
 def test_every_message_and_event_is_listed() -> None:

@@ -63,6 +63,11 @@ def test_grants_are_shown_as_they_are_written(capsys: pytest.CaptureFixture[str]
         ({"BRIDGE_NATS_URL": ""}, ["BRIDGE_NATS_URL"]),
         ({"BRIDGE_CATALOGUE": "no_such_module"}, ["BRIDGE_CATALOGUE", "no_such_module"]),
         ({"BRIDGE_NATS_TLS_CA": "/no/such/file"}, ["BRIDGE_NATS_TLS"]),
+        ({"BRIDGE_JWT_ALGORITHMS": "HS512"}, ["BRIDGE_JWT_SECRET", "HS512"]),
+        (
+            {"BRIDGE_GRANTS": '{"default":{"subscribe":{"allow":["upload.{user_id}"]}}}'},
+            ["BRIDGE_GRANTS", "{user_id}"],
+        ),
     ],
 )
 def test_invalid_settings_are_named(
@@ -85,6 +90,19 @@ def test_a_certificate_that_is_none_is_named(
     environment = {**SAFE, "BRIDGE_TLS_CERT": str(path), "BRIDGE_TLS_KEY": str(path)}
     assert check.run(strict=False, environment=environment) == 2
     assert "BRIDGE_TLS_CERT" in capsys.readouterr().err
+
+
+def test_a_key_that_is_none_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So is a file that is there and holds no public key."""
+    path = tmp_path / "key.pem"
+    path.write_text("no key")
+    environment = {
+        "BRIDGE_NATS_URL": SAFE["BRIDGE_NATS_URL"],
+        "BRIDGE_JWT_ALGORITHMS": "RS256",
+        "BRIDGE_JWT_PUBLIC_KEY": str(path),
+    }
+    assert check.run(strict=False, environment=environment) == 2
+    assert "BRIDGE_JWT_PUBLIC_KEY" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

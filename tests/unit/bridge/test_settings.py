@@ -50,7 +50,7 @@ def refusal(**variables: str) -> str:
     return str(refused.value)
 
 
-def test_the_seeds_limits_are_the_defaults() -> None:
+def test_the_limits_of_the_first_version_are_the_defaults() -> None:
     """3 connections a user, 1,000 in all, 64 KiB, 100 messages in 60 s, 30 s and 60 s."""
     limits = read().limits
     assert limits.max_connections_per_user == 3

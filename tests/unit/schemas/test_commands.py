@@ -23,8 +23,8 @@ from schemas.commands import (
 FORMAT, TYPE = ErrorCode.INVALID_MESSAGE_FORMAT, ErrorCode.INVALID_MESSAGE_TYPE
 
 
-def test_the_seeds_messages_are_read() -> None:
-    """The messages of a seed client, with and without what is optional."""
+def test_the_messages_of_the_first_version_are_read() -> None:
+    """With and without what is optional."""
     ping = parse_client_message(b'{"type":"ping","data":{"pingId":"a"},"timestamp":"t","id":"m"}')
     assert ping == Ping(type="ping", data={"pingId": "a"}, timestamp="t", id="m")
     assert parse_client_message(b'{"type":"ping"}') == Ping(type="ping")

@@ -42,8 +42,8 @@ def test_a_pong_carries_what_the_ping_had(ping_id: str | int | None) -> None:
     assert json.loads(Pong(data=PongData(pingId=ping_id)).to_bytes())["data"]["pingId"] == ping_id
 
 
-def test_established_has_all_of_the_seeds_fields() -> None:
-    """The seed's fields and limits, and what the contract adds to them."""
+def test_established_has_all_of_its_fields() -> None:
+    """Those of the first version of the protocol, and what was added to them."""
     limits = Limits(
         max_message_size=65536,
         rate_limit_messages=100,
@@ -64,7 +64,7 @@ def test_established_has_all_of_the_seeds_fields() -> None:
 
 
 def test_an_acknowledgement_keeps_its_empty_lists() -> None:
-    """A client of the seed reads ``events`` and ``invalid_events`` without looking for them."""
+    """A client may read ``events`` and ``invalid_events`` without looking for them."""
     data = SubscriptionData(
         events=[], invalid_events=["x"], effective=[], reasons={"x": PatternReason.UNKNOWN_EVENT}
     )

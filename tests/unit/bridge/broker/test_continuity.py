@@ -73,6 +73,41 @@ class TestBreaks:
         await living.let(1)
         assert visitor.stored == [1, 2, 3]
 
+    async def test_what_was_deleted_meanwhile_is_told(self, living: House) -> None:
+        """A bound for each subject, or somebody, took some of what was missed: the rest comes."""
+        visitor = await join(living)
+        living.store(MINE)
+        living.come_in()
+        living.break_off()
+        for _ in range(5):
+            living.store(REVIEW)
+        del living.stream.messages[3]
+        living.come_back()
+        await living.let(1)
+        assert visitor.stored == [1, 2, 4, 5, 6]
+        assert living.gaps == [(1, 6, "RETENTION")]
+
+    async def test_what_was_deleted_before_is_no_loss(self, living: House) -> None:
+        """Only what was missed counts."""
+        visitor = await join(living)
+        for _ in range(3):
+            living.store(MINE)
+        living.come_in()
+        del living.stream.messages[2]
+        living.break_off()
+        living.store(MINE)
+        living.come_back()
+        await living.let(1)
+        assert visitor.stored == [1, 2, 3, 4]
+        assert living.gaps == []
+
+    async def test_a_reader_knows_how_far_the_stream_reaches(self, living: House) -> None:
+        """A replica that has less is not to answer for it."""
+        for _ in range(3):
+            living.store(MINE)
+        await living.continuity.look()
+        assert living.stream.reaches == 3
+
     async def test_ephemeral_events_do_not_wait(self, living: House) -> None:
         """They come while what was missed is being read."""
         visitor = await join(living)

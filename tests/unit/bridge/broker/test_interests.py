@@ -369,3 +369,87 @@ def test_one_waiters_fault_does_not_reach_the_others(
         scene.turns.run()
     assert scene.told == [True]
     assert len(caplog.records) == 1
+
+
+class TestPermissions:
+    """NATS takes away what it had given: at any time, or when the connection comes back."""
+
+    @pytest.fixture
+    def refused(self, scene: Scene) -> list[str]:
+        """The subjects that NATS had and refuses now."""
+        refused: list[str] = []
+        scene.interests.on_refused = refused.append
+        scene.nats.on_denied = scene.interests.on_denied
+        for subject in ("a", "b"):
+            scene.interests.hold(subject, scene.receive)
+        scene.interests.hold("all", scene.receive, lasting=True)
+        assert scene.interests.missing == "all"
+        scene.settle()
+        assert scene.interests.missing == ""
+        return refused
+
+    def test_what_is_refused_out_of_the_blue_is_told(
+        self, scene: Scene, refused: list[str]
+    ) -> None:
+        """Once; the others stay, and who holds it anew asks for it anew."""
+        scene.nats.refuse("a")
+        scene.turns.run()
+        assert refused == ["a"]
+        assert scene.interests.subjects == ("b", "all")
+        scene.nats.refused.clear()
+        scene.interests.hold("a", scene.receive)
+        scene.settle()
+        assert scene.nats.subjects == ["a", "all", "b"]
+        assert refused == ["a"]
+
+    def test_what_is_refused_when_it_is_asked_for_again_is_told(
+        self, scene: Scene, refused: list[str]
+    ) -> None:
+        """Its holders had it before the break, and wait for nothing."""
+        scene.nats.refused.add("b")
+        scene.reconnect()
+        scene.settle()
+        scene.turns.run()
+        assert refused == ["b"]
+        assert scene.interests.subjects == ("a", "all")
+
+    def test_what_was_never_had_is_told_to_who_waits(
+        self, scene: Scene, refused: list[str]
+    ) -> None:
+        """And to nobody else."""
+        scene.nats.refused.add("c")
+        scene.interests.hold("c", scene.receive)
+        scene.interests.confirm(scene.told.append)
+        scene.settle()
+        assert scene.told == [False]
+        assert refused == []
+
+    def test_a_refusal_of_before_does_not_count(self, scene: Scene, refused: list[str]) -> None:
+        """What is asked for again may have been permitted again."""
+        scene.nats.refuse("all")
+        scene.turns.run()
+        scene.nats.refused.clear()
+        scene.reconnect()
+        scene.settle()
+        assert scene.interests.missing == ""
+        assert scene.interests.subjects == ("a", "b", "all")
+
+    def test_what_everybody_needs_is_asked_for_until_it_is_there(
+        self, scene: Scene, refused: list[str]
+    ) -> None:
+        """At each tick, and told once."""
+        scene.nats.refuse("all")
+        for _ in range(3):
+            scene.pass_time(1.0)
+            scene.settle()
+            assert scene.interests.missing == "all"
+        scene.nats.refused.clear()
+        scene.pass_time(1.0)
+        scene.settle()
+        scene.turns.run()
+        assert scene.interests.missing == ""
+        assert scene.nats.subjects == ["a", "all", "b"]
+        assert refused == ["all"]
+        scene.nats.refuse("all")
+        scene.turns.run()
+        assert refused == ["all", "all"]

@@ -136,6 +136,18 @@ class TestPosition:
         assert scene.missed == []
 
 
+def test_a_subject_that_no_event_has_holds_nothing_up(scene: Scene) -> None:
+    """Somebody writes the stream's headers under a subject that is no text: events go on."""
+    subject, user = b"live.user.1.upload.completed.\xff", scene.hub.users["1"]
+    for sequence, before in ((20, 5), (22, 21)):
+        user.receive(subject, headers(sequence, before), b"{}")
+    scene.hub.order.fall(2)
+    scene.come(REVIEW, 3)
+    assert scene.came == ["e3"]
+    assert scene.missed == []
+    assert not scene.hub.order.gate
+
+
 class TestDetain:
     """Durable events that wait while the bridge reads what it missed."""
 

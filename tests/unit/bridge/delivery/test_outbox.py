@@ -179,12 +179,13 @@ def test_one_connection_that_fails_costs_the_others_nothing(scene: Scene) -> Non
     def fail(_: bytes) -> None:
         raise RuntimeError("a fault")
 
-    broken, one = Outbox(fail, lambda: ends.append("over")), Connection()
+    broken = Outbox(fail, lambda: ends.append("over"), lambda: ends.append("failed"))
+    one = Connection()
     scene.flush.offer(broken, b"1")
     scene.offer(one, b"1")
     scene.turns.run()
     assert one.writes == [b"1"]
-    assert ends == ["over"]
+    assert ends == ["failed"]
 
 
 @pytest.mark.parametrize("slow", [False, True])

@@ -112,7 +112,7 @@ def test_a_bare_token_is_enough(bench: Bench, clock: Clock) -> None:
 
 @pytest.mark.parametrize(("sub", "user_id"), [("7", "7"), (7, "7"), (-7, "-7"), ("é", "é")])
 def test_a_subject_is_text_or_a_whole_number(bench: Bench, sub: object, user_id: str) -> None:
-    """The seed's ids are numbers: they are taken as their decimal text."""
+    """Issuers send numbers too: they are taken as their decimal text."""
     assert bench.verify(bench.token(sub=sub)).user_id == user_id
 
 

@@ -81,7 +81,7 @@ def test_asking_records_nothing() -> None:
 
 
 def test_a_key_without_hits_has_no_reset() -> None:
-    """The seed's answer for a user who sent nothing."""
+    """So a user who sent nothing is told none."""
     assert SlidingWindow(1, WINDOW).reset_time("a") is None
 
 

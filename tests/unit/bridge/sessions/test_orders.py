@@ -33,7 +33,7 @@ def begin(
     async def find() -> None:
         head = await stream.look()
         meanwhile()
-        await place(order, positions, env, head)
+        await place(order, positions, env, head, {})
 
     asyncio.run(find())
     return positions

@@ -13,7 +13,7 @@ from bridge.sessions import detours, effects
 from bridge.sessions.states import State
 from bridge.sessions.wishes import Wishes
 from schemas import codes
-from tests.support.bus import topic
+from tests.support.bus import to_user, topic
 from tests.support.house import LINGER, House, Visitor, person
 
 REVIEW = topic("review.updated", "77")
@@ -179,4 +179,16 @@ def test_a_greeting_that_fails_ends_the_connection(
         house.answer()
     assert visitor.peer.closes == [(1011, "INTERNAL_ERROR")]
     assert len(house.registry) == 0
+    assert "a fault of ours" in caplog.text
+
+
+def test_a_write_that_fails_ends_the_connection(
+    house: House, visitor: Visitor, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is the bridge's fault, not a slow client's."""
+    visitor.session.outbox.write = fail
+    with caplog.at_level(logging.ERROR):
+        house.publish(to_user("1", "upload.progress", "7"))
+        house.answer()
+    assert visitor.peer.closes == [(1011, "INTERNAL_ERROR")]
     assert "a fault of ours" in caplog.text

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.sessions.positions import DIRECT, MAX_SUBJECTS, Key, Positions, as_wanted
+from bridge.sessions.positions import (
+    DIRECT,
+    MAX_COUNTED,
+    MAX_SUBJECTS,
+    Key,
+    Positions,
+    as_wanted,
+)
 from schemas.patterns import ANY
 from schemas.subjects import Subjects
 
@@ -149,12 +156,23 @@ class TestInherit:
 
 def test_all_that_a_key_brings_is_counted() -> None:
     """Without direct events also what is for its user and for everybody."""
-    assert positions().to_count(frozenset({NARROW})) == [f"{SUBJECT}.77"]
-    assert {*positions(direct=False).to_count(frozenset({NARROW}))} == {
+    assert positions().to_count({NARROW: ()}) == ([f"{SUBJECT}.77"], [])
+    counted, off = positions(direct=False).to_count({NARROW: ()})
+    assert {*counted} == {
         f"{SUBJECT}.77",
         "events.user.1.review.updated.77",
         "events.all.review.updated.77",
     }
+    assert off == []
+
+
+def test_what_is_left_out_of_a_type_is_counted_off() -> None:
+    """As long as it is not so much that the stream had to be asked for ever."""
+    assert positions().to_count({WIDE: {"77"}}) == ([f"{SUBJECT}.*"], [f"{SUBJECT}.77"])
+    many = {str(number) for number in range(MAX_COUNTED + 1)}
+    assert positions().to_count({WIDE: many}) == ([f"{SUBJECT}.*"], [])
+    single: dict[Key, tuple[str, ...]] = {("review.updated", each): () for each in many}
+    assert positions().to_count(single) == ([f"{SUBJECT}.*"], [])
 
 
 def test_keys_are_taken_as_they_are_wanted_now() -> None:

@@ -185,6 +185,23 @@ class TestSubscribe:
         await subscribe(visitor, "review.updated", history=2)
         assert visitor.stored == [6, 251]
 
+    async def test_the_last_of_a_page_of_resources(self, living: House) -> None:
+        """What others of the same type there are does not count."""
+        own = [topic("review.updated", str(number)) for number in range(40)]
+        fill(living, *own, *[OTHER_REVIEW] * 50)
+        visitor = await join(living)
+        await subscribe(visitor, *(f"review.updated.{number}" for number in range(40)), history=3)
+        assert visitor.stored == [38, 39, 40]
+
+    async def test_what_is_denied_is_not_among_the_last(self, living: House) -> None:
+        """A resource that the token leaves out of all of its type does not count."""
+        fill(living, *[REVIEW] * 3, *[OTHER_REVIEW] * 9, REVIEW)
+        rules = {"subscribe": {"allow": ["review.*"], "deny": ["review.updated.78"]}}
+        visitor = Visitor(living, replace(person(), grants=POLICY.claimed(rules, "user", "1")))
+        await living.let(1)
+        await subscribe(visitor, "review.updated", history=2)
+        assert visitor.stored == [3, 13]
+
     async def test_the_last_of_many_patterns_are_counted_in_few_questions(
         self, living: House
     ) -> None:

@@ -140,6 +140,73 @@ class TestRetention:
         assert (data["recovered"], data["reason"]) == (False, "CURSOR_TOO_OLD")
         assert data["missing"] == {"from": "5f-0", "to": "5f-10"}
 
+    async def test_a_client_that_subscribes_while_it_stalls_is_overtaken(
+        self, living: House
+    ) -> None:
+        """What it asks for meanwhile does not hide what retention takes."""
+        fill(living, *[MINE] * 400)
+        visitor = Visitor(living, person(), cursor="5f-0")
+        when_written(visitor, b'"e40"', visitor.stall)
+        await living.let(2)
+        last = visitor.stored[-1]
+        visitor.say("subscribe", "m", events=["review.*"])
+        await living.let(1)
+        living.stream.lose(300)
+        visitor.read()
+        await living.let(3)
+        assert visitor.stored == [*range(1, last + 1), *range(301, 401)]
+        data = completed(visitor)
+        assert (data["recovered"], data["reason"]) == (False, "CURSOR_TOO_OLD")
+        assert data["missing"] == {"from": f"5f-{last}", "to": "5f-300"}
+
+    async def test_retention_overtakes_a_client_before_it_got_anything(self, living: House) -> None:
+        """It stalled right after its place was found, and nothing had been written."""
+        fill(living, *[MINE] * 400)
+        visitor = Visitor(living, person(), cursor="5f-0")
+        when_written(visitor, b"connection.established", visitor.stall)
+        living.answer()
+        visitor.stall()
+        await living.let(2)
+        assert visitor.stored == []
+        living.stream.lose(300)
+        visitor.read()
+        await living.let(3)
+        assert visitor.stored == list(range(301, 401))
+        assert completed(visitor)["missing"] == {"from": "5f-0", "to": "5f-300"}
+
+    async def test_history_does_not_hide_what_a_slow_client_lost(self, living: House) -> None:
+        """What did not fit is to be made up for with the next order, and retention has taken it."""
+        visitor = await join(living)
+        visitor.stall()
+        for _ in range(250):
+            living.store(MINE)
+            living.come_in()
+        living.stream.lose(200)
+        visitor.say("subscribe", "m", events=["review.*"], history=5)
+        await living.let(1)
+        visitor.read()
+        await living.let(2)
+        assert visitor.stored == [*range(1, 101), *range(201, 251)]
+        (data,) = visitor.told("resume.completed")
+        assert (data["recovered"], data["reason"]) == (False, "CURSOR_TOO_OLD")
+        assert data["missing"] == {"from": "5f-100", "to": "5f-200"}
+
+    async def test_a_subscribe_amid_a_long_replay_is_no_loss(self, living: House) -> None:
+        """Where the oldest events are gone that nobody asked for, nothing is told to be missing."""
+        fill(living, *[MINE] * 1000)
+        living.stream.lose(100)
+        visitor = Visitor(living, person(), cursor="5f-100")
+        for sequence in range(101, 900, 20):
+            when_written(
+                visitor,
+                b'"e%d"' % sequence,
+                lambda: visitor.say("subscribe", events=[f"review.updated.{len(visitor.stored)}"]),
+            )
+        await living.let(5)
+        assert visitor.stored == list(range(101, 1001))
+        assert completed(visitor)["recovered"]
+        assert visitor.told("gap") == []
+
     async def test_what_comes_behind_the_answer_is_overtaken(self, living: House) -> None:
         """More came in than may wait, and is gone before it is read: a gap names it."""
         fill(living, *[MINE] * 3)
