@@ -119,7 +119,9 @@ SOCKETIO = Program(
     _needs_module("socketio"),
     _engine_io,
 )
-SEED = Program("seed", "the seed's loop + nats-py", _python("seed_loop"), _needs_module("fastapi"))
+SEED = Program(
+    "seed", "FastAPI send_text loop + nats-py", _python("seed_loop"), _needs_module("fastapi")
+)
 WS = Program("ws", "Node ws + nats.js", _node("ws.mjs"), _needs_node("ws"))
 UWS = Program(
     "uws", "uWebSockets.js + nats.js", _node("uws.mjs"), _needs_node("@btc-vision/uwebsockets.js")

@@ -21,7 +21,7 @@ rooms: Rooms[WebSocket] = Rooms()
 
 
 async def send(connection: WebSocket, message: dict[str, Any]) -> None:
-    """Encode and send to one connection, as the seed does for each."""
+    """Encode and send to one connection, as this loop does for each."""
     with contextlib.suppress(Exception):
         await connection.send_text(json.dumps(message))
 
