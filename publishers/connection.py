@@ -108,6 +108,7 @@ class Connection:
         self._up = asyncio.Event()
         self._closing = False
         self._reopening: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []
         self._last_error: Exception | None = None
         self._refusals: deque[str] = deque(maxlen=100)
@@ -310,10 +311,11 @@ class Connection:
         except nats.errors.Error as error:
             await _close(client)
             raise BrokerUnavailable(f"{self._servers()}: {error}") from None
-        except (OSError, ValueError, ImportError) as error:
-            # Network errors stay inside nats-py; these are about the credentials file.
+        except Exception as error:
+            # Network errors stay inside nats-py; these are about the credentials file, and what
+            # nats-py and nkeys raise has no common root.
             await _close(client)
-            raise SettingsError(f"BRIDGE_NATS_CREDENTIALS: {error}") from error
+            raise SettingsError(f"BRIDGE_NATS_CREDENTIALS: {_words(error)}") from error
         except BaseException:
             await _close(client)
             raise
@@ -365,9 +367,19 @@ class Connection:
         self._back()
 
     def _on_disconnected(self, client: NatsClient) -> None:
+        if (reconnecting := asyncio.current_task()) is not None:
+            reconnecting.add_done_callback(partial(self._ended, client))
         if client is self._client and not self._closing:
             self._requests.end()
             log.warning("the connection to the broker is lost: %s", _words(self._last_error))
+
+    def _ended(self, client: NatsClient, reconnecting: asyncio.Task[Any]) -> None:
+        # nats-py's task ends, and nothing goes on, with what a credentials file raises that is
+        # just being written. Closed, the client is followed by another.
+        if client.is_closed or reconnecting.cancelled() or reconnecting.exception() is None:
+            return
+        log.warning("can't reconnect to the broker: %s", _words(reconnecting.exception()))
+        self._ending = asyncio.get_running_loop().create_task(_close(client))
 
     def _on_closed(self, client: NatsClient) -> None:
         # nats-py gives up for good on most errors that a broker sends, such as expired credentials.
@@ -402,7 +414,7 @@ class Connection:
         return ", ".join(urlsplit(url).netloc.rpartition("@")[2] for url in self._settings.url)
 
 
-def _words(error: Exception | None) -> str:
+def _words(error: BaseException | None) -> str:
     return "closed" if error is None else str(error) or type(error).__name__
 
 

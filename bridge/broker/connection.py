@@ -11,7 +11,8 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable
-from typing import Final, ParamSpec
+from functools import partial
+from typing import Any, Final, ParamSpec
 
 import nats.errors
 from nats.aio.client import Client
@@ -62,6 +63,7 @@ class Connection:
         self._was_up = False
         self._closing = False
         self._reopening: asyncio.Task[None] | None = None
+        self._ending: asyncio.Task[None] | None = None
         self.on_up: tuple[Callable[[], None], ...] = ()
         self.on_down: tuple[Callable[[], None], ...] = ()
         self.on_denied: Callable[[str], None] = lambda subject: None
@@ -97,6 +99,8 @@ class Connection:
 
         async def on_disconnected() -> None:
             self._set(False)
+            if (reconnecting := asyncio.current_task()) is not None:
+                reconnecting.add_done_callback(partial(self._ended, client))
 
         async def on_reconnected() -> None:
             self._tap(client)
@@ -124,14 +128,14 @@ class Connection:
                     connect_timeout=max(1, min(CONNECT, int(self._settings.timeout))),
                 )
         except (TimeoutError, OSError, nats.errors.Error) as error:
-            with contextlib.suppress(Exception):
-                await client.close()
+            await _discard(client)
             reason = last[0] if last else str(error) or "no answer"
             raise BrokerUnavailable(f"NATS can't be reached: {reason}") from error
         except SettingsError as error:
             raise BrokerUnavailable(str(error)) from error
         except Exception as error:
             # What nats-py and nkeys raise on a file that holds no credentials has no common root.
+            await _discard(client)
             raise BrokerUnavailable(
                 f"BRIDGE_NATS_CREDENTIALS can't be used: {type(error).__name__}"
             ) from error
@@ -146,6 +150,14 @@ class Connection:
             # default for a quarter of an hour.
             _tell(limit_unacknowledged, found, PING_INTERVAL * (OUTSTANDING + 1))
             _tell(self.on_socket, found.fileno())
+
+    def _ended(self, client: Client, reconnecting: asyncio.Task[Any]) -> None:
+        # nats-py's task ends, and nothing goes on, with what a credentials file raises that is
+        # just being written. Closed, the client is followed by another.
+        if client.is_closed or reconnecting.cancelled() or reconnecting.exception() is None:
+            return
+        log.warning("nats: can't reconnect: %s", type(reconnecting.exception()).__name__)
+        self._ending = asyncio.get_running_loop().create_task(_discard(client))
 
     def _reopen(self) -> None:
         # nats-py closes for good on most errors that a server tells (facts of nats-py 2.16:
@@ -253,6 +265,11 @@ class Connection:
         with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
             async with asyncio.timeout(FAREWELL):
                 await client.close()
+
+
+async def _discard(client: Client) -> None:
+    with contextlib.suppress(Exception):
+        await client.close()
 
 
 def _tell(call: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
