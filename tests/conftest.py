@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.cluster import Cluster
 from tests.support.nats_server import ContainerNats, EmbeddedNats, NatsServer
 
 StartNats = Callable[..., NatsServer]
@@ -80,3 +82,14 @@ def plain_nats_server(start_nats: StartNats) -> Iterator[NatsServer]:
     server = start_nats(jetstream=False)
     yield server
     server.close()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Three servers with JetStream that know each other, for one test."""
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()

@@ -4,9 +4,8 @@ A request names a subject filter, a sequence to begin at, and how many; the answ
 inbox of this bridge, past nats-py like everything that may be much. No consumer is made, so a
 thousand clients that come back at once leave nothing behind.
 
-Any replica of the stream answers, also one that has not everything yet. What it lacks would be
-taken for read, so each request says how far the stream reaches (``min_last_seq``, NATS ADR-53, from
-nats-server 2.12 on), and one that is behind answers 412: then it is asked for again.
+Any replica of the stream answers, also one that has not everything yet, and does not tell: see
+:meth:`bridge.broker.continuity.Continuity.settled`.
 """
 
 from __future__ import annotations
@@ -68,8 +67,6 @@ class History:
         self._subject: Final = f"$JS.API.DIRECT.GET.{stream}".encode()
         self._inbox: Final = f"_INBOX.bridge-{secrets.token_hex(8)}"
         self._timeout: Final = timeout
-        self.reaches = 0
-        """How far the stream is known to reach: a replica that is behind is to refuse to answer."""
         self._next = 0
         self._asked: Final[dict[bytes, tuple[Batch, asyncio.Future[None]]]] = {}
 
@@ -101,7 +98,6 @@ class History:
                 "batch": most,
                 "max_bytes": MAX_BATCH_BYTES,
                 "next_by_subj": subject,
-                "min_last_seq": self.reaches,
             }
         ).encode()
         self._connection.write(

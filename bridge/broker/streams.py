@@ -165,6 +165,8 @@ class Stream:
         self._noted: list[str] = []
         self._checked: object = None
         self._identity = self._differs = ""
+        self.is_replicated = False
+        """Whether it is on more than one server, of which those that follow may be behind."""
         self._refused_until = 0.0
         self._holes: tuple[tuple[str, int, int], list[int]] | None = None
         self.head: Head | None = None
@@ -297,6 +299,7 @@ class Stream:
         created = info.created
         self._identity = "" if created is None else f"{int(created.timestamp() * 1_000_000):x}"
         self._differs = "; ".join(differences(info.config, self._want))
+        self.is_replicated = (info.config.num_replicas or 1) > 1
         noted = choices(info.config, self._want)
         if noted != self._noted:
             self._noted = noted

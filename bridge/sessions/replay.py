@@ -14,6 +14,7 @@ import math
 import random
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from bridge.broker.history import Stored
@@ -166,16 +167,23 @@ class Replay:
         while True:
             if self._backlog.blocked:
                 await self._unblocked()
-            await self._session.env.continuity.look()  # nobody waits in line to find it away
+            # Nobody waits in line to find it away, nor holds up others for its replicas.
+            known = await self._session.env.continuity.settled()
             async with self._session.env.turns.reading:
-                through = await self._turn(orders)
+                through = await self._turn(orders, known)
             if through is not None:
                 return through
 
-    async def _turn(self, orders: list[Order]) -> int | None:
-        """Read and write for a while; returns the stream's end when all up to it was written."""
+    async def _turn(self, orders: list[Order], known: Head) -> int | None:
+        """Read and write for a while; returns the stream's end when all up to it was written.
+
+        That is where it ended when it was ``known``: what came since waits in the backlog.
+        """
         env = self._session.env
         head = await env.continuity.look()
+        if head.identity != known.identity:
+            raise BrokerUnavailable("the stream was made anew meanwhile")
+        head = replace(head, last=max(known.last, head.first - 1))
         if self._stream != env.hub.order.identity:
             # Clients were told; what they are at in the old stream says nothing about this one.
             self._stream = env.hub.order.identity

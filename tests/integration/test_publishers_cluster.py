@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import nats
@@ -12,48 +11,9 @@ from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
 
 from publishers import EventPublisher, PublisherSettings, UploadEvents
-from tests.support.nats_server import EmbeddedNats, free_port
+from tests.support.cluster import Cluster
 
 DEADLINE = 60.0
-
-
-class Cluster:
-    """Three brokers by name. What one loses with its process is on the others."""
-
-    def __init__(self, folder: Path) -> None:
-        ports = {name: free_port() for name in ("n1", "n2", "n3")}
-        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports.values())
-        self.servers: dict[str, EmbeddedNats] = {}
-        for name, port in ports.items():
-            config = folder / f"{name}.conf"
-            config.write_text(
-                f"server_name: {name}\n"
-                f"cluster {{ name: test, listen: '127.0.0.1:{port}', routes: [{routes}] }}\n"
-            )
-            self.servers[name] = EmbeddedNats(folder / name, arguments=("-c", str(config)))
-
-    @property
-    def urls(self) -> list[str]:
-        return [server.url for server in self.servers.values()]
-
-    def start(self) -> None:
-        for server in self.servers.values():
-            server.start()
-
-    def close(self) -> None:
-        for server in self.servers.values():
-            server.close()
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    """Three brokers that know each other."""
-    cluster = Cluster(tmp_path)
-    try:
-        cluster.start()
-        yield cluster
-    finally:
-        cluster.close()
 
 
 async def replicated(jetstream: JetStreamContext) -> None:
@@ -88,10 +48,7 @@ async def test_the_election_of_a_leader_costs_no_event(
             names = [f"e{number:04}" for number in range(400)]
             for number, name in enumerate(names):
                 if number == 100:
-                    info = await jetstream.stream_info("EVENTS")
-                    assert info.cluster is not None
-                    assert info.cluster.leader is not None
-                    leader = cluster.servers[info.cluster.leader]
+                    leader = cluster.servers[await cluster.leader(jetstream, "EVENTS")]
                     await asyncio.to_thread(leader.stop, kill=True)
                 await uploads.completed("42", "u1", {}, event_id=name)
             if publisher.spool is not None:

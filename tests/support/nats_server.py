@@ -8,8 +8,10 @@ All methods block, for some 50 ms with the binary and up to some seconds with a 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -206,11 +208,15 @@ def binary() -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port that is free now, and that no system hands out by itself before it is used.
+
+    What Linux (from 32768 on) and others (from 49152 on) choose comes from above these.
+    """
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
 
 
 def greets(host: str, port: int) -> bool:

@@ -31,8 +31,10 @@ class ScriptedStream:
         """Seconds that each answer takes."""
         self.failures = 0
         """So many of the next reads fail, as if JetStream were away for that long."""
-        self.reaches = 0
-        """How far its reader knows it to reach."""
+        self.is_replicated = False
+        self.lag = 0.0
+        """Seconds by which the replica that is read from is behind."""
+        self._stored_at: Final[dict[int, float]] = {}
         self.reads: Final[list[tuple[str, int]]] = []
         """The subject of each read, and after which sequence."""
         self.on_read: Callable[[], None] = lambda: None
@@ -54,6 +56,8 @@ class ScriptedStream:
             b"Nats-Last-Sequence: %d\r\n\r\n" % (NAME.encode(), name, self.last, before)
         )
         self.messages[self.last] = Stored(self.last, name, payload)
+        if self.lag:
+            self._stored_at[self.last] = asyncio.get_running_loop().time()
         return self.last, headers
 
     def lose(self, upto: int) -> None:
@@ -97,9 +101,15 @@ class ScriptedStream:
         found = [
             message
             for sequence, message in sorted(self.messages.items())
-            if sequence > after and _matches(subject, message.subject.decode())
+            if sequence > after
+            and _matches(subject, message.subject.decode())
+            and not self._lacks(sequence)
         ]
         return Batch(found[:most], max(0, len(found) - most))
+
+    def _lacks(self, sequence: int) -> bool:
+        stored_at = self._stored_at.get(sequence)
+        return stored_at is not None and asyncio.get_running_loop().time() < stored_at + self.lag
 
     async def _answer(self) -> None:
         await asyncio.sleep(self.delay)

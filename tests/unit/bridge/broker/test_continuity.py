@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bridge.broker import continuity as continuity_module
-from bridge.broker.continuity import BATCH, PATIENCE
+from bridge.broker.continuity import BATCH, PATIENCE, REPLICA_LAG
 from bridge.broker.history import Batch
 from bridge.delivery import order as order_module
 from bridge.errors import BrokerUnavailable
@@ -101,12 +101,46 @@ class TestBreaks:
         assert visitor.stored == [1, 2, 3, 4]
         assert living.gaps == []
 
-    async def test_a_reader_knows_how_far_the_stream_reaches(self, living: House) -> None:
-        """A replica that has less is not to answer for it."""
+    @pytest.mark.parametrize("lag", [REPLICA_LAG - 0.01, REPLICA_LAG + 2])
+    async def test_a_replica_that_is_behind_is_waited_for(self, living: House, lag: float) -> None:
+        """It would answer as if there were no more; a short time is taken for granted, a longer one
+        shows.
+        """
+        visitor = await join(living)
+        living.stream.is_replicated, living.stream.lag = True, lag
+        living.break_off()
         for _ in range(3):
             living.store(MINE)
-        await living.continuity.look()
-        assert living.stream.reaches == 3
+        living.come_back()
+        await living.let(lag + 1)
+        assert visitor.stored == [1, 2, 3]
+        assert living.gaps == []
+
+    async def test_a_replica_that_stays_behind_is_given_up(self, living: House) -> None:
+        """What was missed is told, as when JetStream does not answer."""
+        visitor = await join(living)
+        living.stream.is_replicated, living.stream.lag = True, 3600
+        living.break_off()
+        living.store(MINE)
+        living.come_back()
+        await living.let(PATIENCE + 3)
+        assert visitor.stored == []
+        assert living.gaps == [(0, None, "UNAVAILABLE")]
+
+    @pytest.mark.parametrize("gone", [[3], [1, 2, 3]], ids=["the last", "all"])
+    async def test_replicas_lack_what_was_deleted(self, living: House, gone: list[int]) -> None:
+        """That the last message is gone does not count as being behind."""
+        visitor = await join(living)
+        living.stream.is_replicated = True
+        living.break_off()
+        for _ in range(3):
+            living.store(MINE)
+        for sequence in gone:
+            del living.stream.messages[sequence]
+        living.come_back()
+        await living.let(1)
+        assert visitor.stored == [each for each in (1, 2, 3) if each not in gone]
+        assert [reason for *_, reason in living.gaps] == ["RETENTION"]
 
     async def test_ephemeral_events_do_not_wait(self, living: House) -> None:
         """They come while what was missed is being read."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from bridge.broker.continuity import REPLICA_LAG
 from bridge.sessions.positions import MAX_SUBJECTS
 from schemas.cursors import Cursor
 from schemas.replies import ResumeData
@@ -19,6 +20,7 @@ from tests.support.coming_back import (
     fill,
     first_stored,
     join,
+    live,
     when_written,
 )
 from tests.support.house import POLICY, House, Visitor, person
@@ -177,6 +179,21 @@ class TestSubscribe:
         await subscribe(visitor, "review.*", history=history)
         assert visitor.stored == came
         assert completed(visitor)["replayed"] == len(came)
+
+    @pytest.mark.parametrize("options", [{"history": 2}, {"cursor": "5f-2"}])
+    @pytest.mark.parametrize("lag", [REPLICA_LAG - 0.01, REPLICA_LAG + 2])
+    async def test_a_replica_that_is_behind_is_waited_for(
+        self, living: House, options: dict[str, Any], lag: float
+    ) -> None:
+        """It has what was stored a moment ago only a little later."""
+        living.stream.is_replicated, living.stream.lag = True, lag
+        fill(living, REVIEW, CREATED, REVIEW, CREATED)
+        visitor = await join(living)
+        await subscribe(visitor, "review.*", **options)
+        await living.let(lag)
+        assert visitor.stored == [3, 4]
+        assert completed(visitor)["recovered"]
+        assert live(living, visitor)
 
     async def test_the_last_of_many_are_found_far_back(self, living: House) -> None:
         """However few of the stream's events match."""
