@@ -81,15 +81,17 @@ class _Subscription:
 
 
 class NatsClient(Client):
-    """A client whose PING comes after what was sent before it, and that outlives a late PONG."""
+    """A client whose ``flush`` is behind what was sent before it, and that outlives a late PONG."""
 
-    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        if self._pending and self._transport is not None and self.is_connected:
-            # nats-py lets it overtake what its flusher has not written yet: then ``flush`` does not
-            # say that a subscription is there, nor ``drain`` that one is gone.
-            self._transport.writelines(self._pending)
-            self._pending, self._pending_data_size = [], 0
-        await super()._send_ping(future)
+    async def flush(self, timeout: int = 10) -> None:
+        """Return when the broker has done all that was sent until now."""
+        if self._pending and self._flush_queue is not None and self.is_connected:
+            # nats-py's PING overtakes what its flusher has not written yet: then this would not say
+            # that a subscription is there, nor ``drain`` that one is gone.
+            written = asyncio.get_running_loop().create_future()
+            await self._flush_queue.put(written)
+            await written
+        await super().flush(timeout)
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():

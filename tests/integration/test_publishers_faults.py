@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import nats
 import pytest
@@ -17,6 +18,7 @@ from publishers import (
     Receipt,
     UploadEvents,
 )
+from publishers.connection import MAX_UNSENT
 from schemas.events import FileProcessing
 from tests.conftest import StartNats
 from tests.support.nats_server import NatsServer, create_stream, free_port
@@ -175,6 +177,30 @@ async def test_a_broker_that_does_not_read_is_an_error_and_closing_is_bounded(
         assert time.monotonic() - began < 2
     finally:
         own_nats_server.resume()
+
+
+async def test_what_waits_for_a_broker_is_bounded_for_all_together(
+    own_nats_server: NatsServer,
+) -> None:
+    """However many tasks send to a frozen broker at once, once the system takes no more: but for a
+    few they get the error, and what waits stays at a few times ``MAX_UNSENT``.
+    """
+    async with EventPublisher(settings(own_nats_server, 0.1)) as publisher:
+        [event] = publisher.prepare(FileProcessing(file_id="f1", status="x" * 60_000), "42")
+        client: Any = publisher.connection._client
+        transport = client._transport._io_writer.transport
+        own_nats_server.pause()
+        try:
+            while not transport.get_write_buffer_size():
+                with pytest.raises(BrokerUnavailable, match="does not read"):
+                    await send_on_and_on(publisher, event)
+            sending = [publisher.send(event) for _ in range(2000)]
+            results = await asyncio.gather(*sending, return_exceptions=True)
+            waiting = client.pending_data_size + transport.get_write_buffer_size()
+            assert sum(isinstance(each, BrokerUnavailable) for each in results) > 1900
+            assert waiting < 3 * MAX_UNSENT
+        finally:
+            own_nats_server.resume()
 
 
 async def publish(uploads: UploadEvents, method: str) -> list[Receipt]:
