@@ -191,10 +191,10 @@ class Session:
             return
         identity = self.identity
         assert identity is not None
-        if not done:
+        env, after = self.env, self.intro.after
+        if not done or env.interests.missing:
             self.close(codes.TRY_AGAIN_LATER)
             return
-        env, after = self.env, self.intro.after
         self.state = advance(self.state, State.OPEN)
         self._set_permits(identity)
         replay = None if after is None else detours.replay(self)

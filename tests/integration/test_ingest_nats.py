@@ -73,6 +73,16 @@ class TestNatsPy:
         assert "self._pongs.append(future)" in inspect.getsource(Client._send_ping)
         assert "self._pongs.pop(0)" in inspect.getsource(Client._process_pong)
 
+    def test_a_request_is_answered_as_expected(self) -> None:
+        """On the one inbox of the client, which is made where there is none."""
+        source = inspect.getsource(Client._init_request_sub)
+        assert 'self._resp_sub_prefix.extend(b".")' in source
+        assert "resp_mux_subject = self._resp_sub_prefix[:]" in source
+        assert 'resp_mux_subject.extend(b"*")' in source
+        assert "if not self._resp_sub_prefix" in inspect.getsource(Client._request_new_style)
+        assert list(inspect.signature(Client._remove_sub).parameters)[:2] == ["self", "sid"]
+        assert Client()._subs == {}
+
     def test_the_transport_takes_bytes_at_once(self) -> None:
         """``write`` is no coroutine, in every kind of transport."""
         for kind in (Transport, TcpTransport):

@@ -29,6 +29,7 @@ class ScriptedClient:
         self._pongs: list[Waiter] = []
         self._pongs_received = 0
         self._pings_outstanding = 0
+        self._resp_sub_prefix: bytearray | None = None
 
     @property
     def waiting(self) -> list[Waiter]:
