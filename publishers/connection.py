@@ -26,7 +26,7 @@ from nats.aio.client import Client
 from publishers.errors import BrokerUnavailable, NotPermitted
 from publishers.outgoing import check_size
 from publishers.waiting import Requests, cancellable
-from schemas.bus import SettingsError, limit_unacknowledged
+from schemas.bus import SettingsError, limit_unacknowledged, renew_inbox
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -84,14 +84,39 @@ class NatsClient(Client):
     """A client whose ``flush`` is behind what was sent before it, and that outlives a late PONG."""
 
     async def flush(self, timeout: int = 10) -> None:
-        """Return when the broker has done all that was sent until now."""
-        if self._pending and self._flush_queue is not None and self.is_connected:
+        """Return when the broker has done all that was sent until now, on this connection.
+
+        Raises an error of nats-py where it has not within ``timeout`` seconds.
+        """
+        if self._pending and self.is_connected:
             # nats-py's PING overtakes what its flusher has not written yet: then this would not say
             # that a subscription is there, nor ``drain`` that one is gone.
-            written = asyncio.get_running_loop().create_future()
-            await self._flush_queue.put(written)
-            await written
+            await self._written(timeout)
         await super().flush(timeout)
+
+    async def _written(self, timeout: float) -> None:
+        flusher, queue = self._flusher_task, self._flush_queue
+        if flusher is None or flusher.done() or queue is None:
+            return  # nats-py writes by itself then
+        written = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout):
+                await queue.put(written)
+                await asyncio.wait({written, flusher}, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            raise nats.errors.FlushTimeoutError from None
+        if flusher.done() or flusher is not self._flusher_task:
+            raise nats.errors.StaleConnectionError
+
+    async def _process_connect_init(self) -> None:
+        # nats-py closes a dead connection before it tries another server, and closing waits for
+        # what is unsent: by default for a quarter of an hour.
+        writer = getattr(self._transport, "_io_writer", None)
+        found = None if writer is None else writer.get_extra_info("socket")
+        if found is not None:
+            with contextlib.suppress(OSError):  # it is gone again already
+                limit_unacknowledged(found, PING_INTERVAL * (OUTSTANDING + 1))
+        await super()._process_connect_init()
 
     async def _process_pong(self) -> None:
         if self._pongs and self._pongs[0].done():
@@ -201,7 +226,7 @@ class Connection:
         check_size(payload, headers, client.max_payload)
         try:
             with cancellable():
-                if client.pending_data_size > MAX_UNSENT:
+                while client.pending_data_size > MAX_UNSENT:
                     async with asyncio.timeout_at(deadline):
                         await client.flush()
                 await client.publish(subject, payload, headers=dict(headers) or None)
@@ -321,17 +346,7 @@ class Connection:
         except BaseException:
             await _close(client)
             raise
-        self._limit(client)
         return client
-
-    def _limit(self, client: NatsClient) -> None:
-        # nats-py closes a dead connection before it tries another server, and closing waits for
-        # what is unsent: by default for a quarter of an hour.
-        writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
-        found = None if writer is None else writer.get_extra_info("socket")
-        if found is not None:
-            with contextlib.suppress(OSError):  # it is gone again already
-                limit_unacknowledged(found, PING_INTERVAL * (OUTSTANDING + 1))
 
     def _options(self) -> dict[str, Any]:
         return {
@@ -360,12 +375,13 @@ class Connection:
         if refusal := _REFUSAL.search(told):
             self._refusals.append(refusal[1])
             self._requests.deny(refusal[1])
+            if renew_inbox(client, refusal[1]):
+                self._requests.end()
             log.warning("the broker refused: %s", told)
         elif client.is_connected and not isinstance(error, _LOST):
             log.warning("trouble with the broker: %s", told)
 
     def _on_reconnected(self, client: NatsClient) -> None:
-        self._limit(client)
         self._back()
 
     def _on_disconnected(self, client: NatsClient) -> None:

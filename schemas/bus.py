@@ -74,6 +74,24 @@ def limit_unacknowledged(connection: socket.socket, seconds: float) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, option, int(seconds * 1000))
 
 
+def renew_inbox(client: Any, refused: str) -> bool:
+    """Have nats-py take another inbox for the next request where the broker refuses this one;
+    returns whether it does.
+
+    ``client`` is nats-py's, ``refused`` the subject in any case of letters. nats-py makes one inbox
+    and would wait for answers there for ever, also when it may have one again.
+    """
+    inbox = client._resp_sub_prefix
+    if inbox is None or refused.lower() != f"{inbox.decode()}*".lower():
+        return False
+    client._resp_sub_prefix = None
+    for sid, subscription in list(client._subs.items()):
+        if subscription.subject.lower() == refused.lower():
+            subscription._stop_processing()
+            client._remove_sub(sid)
+    return True
+
+
 def describe(error: ValidationError) -> str:
     """Tell in one line which settings were refused and why, never their values."""
     told = []

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from bridge.broker.history import BATCH, EVERYTHING, History, Stored
+from bridge.broker.replicas import Replicas
 from bridge.broker.streams import Head, Stream
 from bridge.errors import BrokerUnavailable
 from schemas.codes import GapReason
@@ -27,9 +28,6 @@ SLICE: Final = 32
 """Messages that are delivered in one loop iteration: less than half a millisecond of work."""
 SETTLES: Final = 2
 """Looks at the stream after which what it had then has come in."""
-REPLICA_LAG: Final = 0.1
-"""Seconds that replicas are given. Where nothing else runs, a read right after an acknowledgement
-misses the event in 2 to 3 of 100 cases, for 2.6 ms at the most in 2,000 reads."""
 PATIENCE: Final = 10.0
 """Seconds that JetStream has to come back after NATS has; then delivery goes on without."""
 
@@ -99,6 +97,7 @@ class Continuity:
         """
         self._stream: Final = stream
         self._history: Final = history
+        self._replicas: Final = Replicas(stream, history)
         self._sink: Final = sink
         self._name: Final = name.encode()
         self._events, self._live = (f"{root}.".encode() for root in roots)
@@ -107,7 +106,6 @@ class Continuity:
         self._spawn: Final = spawn
         self._jobs: Final[dict[str, _Job]] = {}
         self._up = asyncio.Event()
-        self._breaks = 0
         self._running = False
         self._watching = False
         self._settled: Final[deque[tuple[str, int, int]]] = deque()
@@ -123,10 +121,15 @@ class Continuity:
         """What is being caught up with, in words; empty when nothing is."""
         return f"reading what was missed, {self._left} to go" if self._running else ""
 
+    @property
+    def breaks(self) -> int:
+        """How many connections to NATS are gone."""
+        return self._replicas.breaks
+
     def on_down(self) -> None:
         """The connection is gone: what comes in after it must wait for what is missed now."""
         self._up.clear()
-        self._breaks += 1
+        self._replicas.on_down()
         if self._identity:
             self._sink.detain(anew=True)
             if EVERYTHING not in self._jobs:
@@ -178,24 +181,15 @@ class Continuity:
     async def settled(self) -> Head:
         """Look at the stream, and wait until all that it had then can be read from its replicas.
 
-        One that has not everything yet answers as if there were no more, and none tells what it
-        has. They are given time; and the one that answers now, which is always the same where the
-        bridge's own server has one, shows that it has the last message. Raises
-        :class:`BrokerUnavailable` where it does not.
+        Raises :class:`BrokerUnavailable`.
         """
         head = await self.look()
-        if self._stream.is_replicated:
-            await asyncio.sleep(REPLICA_LAG)
-            before, is_empty = head.last - 1, head.first > head.last
-            if not is_empty and not await self._stream.thinned(before, head.last):
-                shown = await self._history.read(EVERYTHING, before, 1)
-                if not shown.messages:
-                    raise BrokerUnavailable("a replica of the stream is behind")
+        await self._replicas.settle(head)
         return head
 
     async def _watch(self) -> None:
         try:
-            reached, breaks = self._sink.position, self._breaks
+            reached, breaks = self._sink.position, self.breaks
             head = await self.look()
             if self._running:
                 return
@@ -205,7 +199,7 @@ class Continuity:
             self._settled.append((head.identity, breaks, head.last))
             if len(self._settled) > SETTLES:
                 identity, held, last = self._settled.popleft()
-                if (identity, held) == (head.identity, self._breaks):
+                if (identity, held) == (head.identity, self.breaks):
                     self._sink.rise(last)
         except BrokerUnavailable:
             pass  # the stream's problem says it
@@ -231,22 +225,22 @@ class Continuity:
         gives_up = 0.0
         while self._jobs:
             await self._up.wait()
-            breaks = self._breaks
+            breaks = self.breaks
             if EVERYTHING in self._jobs:
                 # What is kept back from here on and what is read after it are everything.
                 self._sink.detain()
             try:
                 head = await self._read_jobs()
             except BrokerUnavailable as problem:
-                if since != (self._breaks, self.recovered):
-                    since = (self._breaks, self.recovered)
+                if since != (self.breaks, self.recovered):
+                    since = (self.breaks, self.recovered)
                     gives_up = loop.time() + PATIENCE
                 if loop.time() >= gives_up:
                     self._give_up(problem)
                 else:
                     await asyncio.sleep(0.1 + random.random() / 4)  # noqa: S311  # a jitter
                 continue
-            if breaks != self._breaks:
+            if breaks != self.breaks:
                 continue
             whole = EVERYTHING in self._jobs  # not when the stream was another one
             self._settle()

@@ -7,8 +7,8 @@ with the PONGs that confirm them. Everything else goes on to nats-py, whole oper
 and into :class:`Ingest`, its parser made careful.
 
 This is the one file that knows nats-py's internals: ``Client._ps``, ``_pongs``, ``_transport``,
-``_process_msg``, ``_resp_sub_prefix``, ``_subs``, ``_remove_sub``, ``TcpTransport._io_writer``,
-``Parser.parse``/``reset``. Nothing here may block; it runs inside the event loop's reads.
+``_process_msg``, ``TcpTransport._io_writer``, ``Parser.parse``/``reset``; but for the inbox, which
+:func:`schemas.bus.renew_inbox` knows. Nothing here may block: it runs in the event loop's reads.
 Protocol: NATS client protocol, https://docs.nats.io/reference/reference-protocols/nats-protocol.
 """
 
@@ -25,6 +25,7 @@ from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
 from bridge.errors import BrokerError
+from schemas.bus import renew_inbox
 
 log = logging.getLogger(__name__)
 
@@ -187,8 +188,10 @@ class Ingest(Parser):
             elif operation == b"PONG\r\n":
                 self._pong()
             else:
-                if not self.tapped and operation.startswith(b"-ERR"):
-                    self._denied(operation)
+                if operation.startswith(b"-ERR"):
+                    if not self.tapped:
+                        self._denied(operation)
+                    self._renew_inbox(operation)
                 await self._pass_on(operation)
 
     def at_once(self, operation: bytes) -> bool:
@@ -208,20 +211,13 @@ class Ingest(Parser):
         # nats-py tells the words in lower case, in which a subject is another one.
         found = _DENIED.search(line)
         if found is not None:
-            subject = found[1].decode("utf-8", "replace")
-            self._forget_inbox(subject)
-            self.on_denied(subject)
+            self.on_denied(found[1].decode("utf-8", "replace"))
 
-    def _forget_inbox(self, subject: str) -> None:
-        # nats-py makes its inbox once and would go on waiting for answers there, also when it may
-        # have one again; so the next request makes another.
-        client = self.nc
-        inbox = client._resp_sub_prefix
-        if inbox is not None and subject == f"{inbox.decode()}*":
-            client._resp_sub_prefix = None
-            for sid, subscription in list(client._subs.items()):
-                if subscription.subject == subject:
-                    client._remove_sub(sid)
+    def _renew_inbox(self, line: bytes) -> None:
+        # Not at once like the rest: answers before it are still on their way through nats-py.
+        found = _DENIED.search(line)
+        if found is not None:
+            renew_inbox(self.nc, found[1].decode("utf-8", "replace"))
 
     async def _pass_message(self, operation: bytes) -> None:
         line, _, content = operation.partition(_CRLF)

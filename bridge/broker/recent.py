@@ -42,7 +42,7 @@ class Stretch:
 
     def __init__(self, root: str, identity: str, after: int) -> None:
         self._root: Final = root
-        self.identity: Final = identity
+        self.identity = identity
         self.low = self.high = after
         self.bytes = 0
         self.messages: _Messages = {}
@@ -118,6 +118,10 @@ class Recent:
                 await self._cover(identity, after, upto)
             stretch = self._stretch
         return stretch if stretch.has(identity, after, upto) else self._history
+
+    def on_down(self) -> None:
+        """The connection is gone, in whose last answers something may have been missing."""
+        self._stretch.identity = ""  # nobody begins with it any more
 
     def tick(self) -> None:
         """Let go of what nobody needs any more."""

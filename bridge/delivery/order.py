@@ -45,6 +45,7 @@ class StreamOrder:
         "_seen",
         "_since",
         "_skip_to",
+        "begun",
         "gate",
         "identity",
         "last",
@@ -74,6 +75,8 @@ class StreamOrder:
         """By live subject, the sequence of the last event that came; in digits."""
         self.latest = b"0"
         """The sequence of the last event that came; in digits."""
+        self.begun = 0
+        """The sequence up to which the stream reached when it was seen first."""
         self.gate = False
         """Each event has to ask :meth:`admits`."""
         self.identity = b""
@@ -120,6 +123,7 @@ class StreamOrder:
         self.identity = identity
         self.opening = b',"cursor":"' + identity + b"-"
         self.latest, self._floor, self._seen = b"0", position, position
+        self.begun = position
         self._skip_to = self._excused = 0
         self.last, self._older = {}, {}
         if self._detained:

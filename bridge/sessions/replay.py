@@ -168,9 +168,13 @@ class Replay:
             if self._backlog.blocked:
                 await self._unblocked()
             # Nobody waits in line to find it away, nor holds up others for its replicas.
+            breaks = self._session.env.continuity.breaks
             known = await self._session.env.continuity.settled()
             async with self._session.env.turns.reading:
                 through = await self._turn(orders, known)
+            if breaks != self._session.env.continuity.breaks:
+                # A replica answered that has not shown to have all.
+                raise BrokerUnavailable("the connection to NATS is another one")
             if through is not None:
                 return through
 
@@ -187,7 +191,7 @@ class Replay:
         if self._stream != env.hub.order.identity:
             # Clients were told; what they are at in the old stream says nothing about this one.
             self._stream = env.hub.order.identity
-            self.positions.reach(env.hub.order.position)
+            self.positions.reach(env.hub.order.begun)
             self._gone = 0
         goes_on = self._is_placed or self._passes > 0
         for order in orders:

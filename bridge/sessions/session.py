@@ -131,6 +131,9 @@ class Session:
         env = self.env
         self.state = advance(self.state, State.CONFIRMING)
         self.identity = identity
+        if env.interests.missing:
+            self.close(codes.TRY_AGAIN_LATER)  # before an older connection is closed for it
+            return
         if self._ends_at(identity) <= time.time():
             self.close(codes.TOKEN_EXPIRED)  # a ticket can outlive its token
             return

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from pydantic import SecretStr
 
+from publishers import EventPublisher, PublishError, PublisherSettings, UploadEvents
 from schemas import codes
 from schemas.subjects import Root
 from tests.conftest import StartNats
@@ -185,3 +187,40 @@ async def test_the_inbox(guarded: World, permissions: Permissions, repetition: i
         client = await clients.join("ann", query={"cursor": cursor})
         await client.expect_event(event)
         await client.expect("resume.completed")
+
+
+async def test_the_inbox_of_a_service(
+    guarded: World, permissions: Permissions, repetition: int
+) -> None:
+    """Without it no event is acknowledged, which is an error in time; once answers may come again,
+    events are.
+    """
+    await guarded.start_bridge(**USER)  # which makes the stream
+    settings = PublisherSettings(
+        url=(guarded.nats.url,),
+        user="bridge",
+        password=SecretStr("bridge"),
+        timeout=0.5,
+        publish_deadline=1.0,
+        stream=guarded.stream,
+        prefix=guarded.subjects.prefix,
+    )
+    async with EventPublisher(settings) as service:
+        uploads = UploadEvents(service)
+        await uploads.completed("42", "u1", {})
+        await permissions.deny(guarded, "_INBOX.>")
+
+        async def is_refused() -> bool:
+            try:
+                await uploads.completed("42", "u2", {})
+            except PublishError:
+                return True
+            return False
+
+        await eventually(is_refused, "refused", NOTICED)
+        await permissions.deny(guarded)
+
+        async def is_stored() -> bool:
+            return not await is_refused()
+
+        await eventually(is_stored, "stored again", NOTICED)

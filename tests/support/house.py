@@ -204,6 +204,7 @@ class House:
         self.nats.down()
         self.interests.on_down()
         self.continuity.on_down()
+        self.env.recent.on_down()
 
     def come_back(self) -> None:
         """The connection is there again, and everything is being subscribed to."""

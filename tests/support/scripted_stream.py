@@ -56,7 +56,7 @@ class ScriptedStream:
             b"Nats-Last-Sequence: %d\r\n\r\n" % (NAME.encode(), name, self.last, before)
         )
         self.messages[self.last] = Stored(self.last, name, payload)
-        if self.lag:
+        if self.is_replicated:
             self._stored_at[self.last] = asyncio.get_running_loop().time()
         return self.last, headers
 
@@ -74,6 +74,7 @@ class ScriptedStream:
         self.identity = identity
         self.messages.clear()
         self._subjects.clear()
+        self._stored_at.clear()
         self.last = 0
 
     async def look(self) -> Head:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from bridge.broker import continuity as continuity_module
-from bridge.broker.continuity import BATCH, PATIENCE, REPLICA_LAG
+from bridge.broker import replicas
+from bridge.broker.continuity import BATCH, PATIENCE
 from bridge.broker.history import Batch
 from bridge.delivery import order as order_module
 from bridge.errors import BrokerUnavailable
@@ -101,7 +102,7 @@ class TestBreaks:
         assert visitor.stored == [1, 2, 3, 4]
         assert living.gaps == []
 
-    @pytest.mark.parametrize("lag", [REPLICA_LAG - 0.01, REPLICA_LAG + 2])
+    @pytest.mark.parametrize("lag", [replicas.LAG - 0.01, replicas.LAG + 2])
     async def test_a_replica_that_is_behind_is_waited_for(self, living: House, lag: float) -> None:
         """It would answer as if there were no more; a short time is taken for granted, a longer one
         shows.
@@ -123,7 +124,7 @@ class TestBreaks:
         living.break_off()
         living.store(MINE)
         living.come_back()
-        await living.let(PATIENCE + 3)
+        await living.let(PATIENCE + 2 * replicas.PATIENCE)
         assert visitor.stored == []
         assert living.gaps == [(0, None, "UNAVAILABLE")]
 

@@ -300,6 +300,19 @@ def test_a_subscription_that_is_denied_is_told() -> None:
     assert [call[0] for call in client.calls] == ["error", "error"]
 
 
+def test_a_refused_inbox_is_given_up_when_nats_py_comes_to_it() -> None:
+    """Not before: answers that came ahead of the refusal are still on their way."""
+    client, parser = scripted()
+    client._resp_sub_prefix = bytearray(b"_INBOX.Ab.")
+    refusal = b"-ERR 'Permissions Violation for Subscription to \"%b\"'\r\n"
+    feed(parser, refusal % b"_INBOX.Ac.*")
+    assert client._resp_sub_prefix is not None
+    parser.at_once(refusal % b"_INBOX.Ab.*")
+    assert client._resp_sub_prefix is not None
+    feed(parser, refusal % b"_INBOX.Ab.*")
+    assert client._resp_sub_prefix is None
+
+
 def test_a_reset_forgets_half_a_message() -> None:
     """What was half read when the connection broke is gone; the new connection starts clean."""
     client, parser = scripted()

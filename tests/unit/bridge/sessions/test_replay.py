@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.broker.continuity import REPLICA_LAG
+from bridge.broker.replicas import LAG
 from bridge.sessions.positions import MAX_SUBJECTS
 from schemas.cursors import Cursor
 from schemas.replies import ResumeData
@@ -181,7 +181,7 @@ class TestSubscribe:
         assert completed(visitor)["replayed"] == len(came)
 
     @pytest.mark.parametrize("options", [{"history": 2}, {"cursor": "5f-2"}])
-    @pytest.mark.parametrize("lag", [REPLICA_LAG - 0.01, REPLICA_LAG + 2])
+    @pytest.mark.parametrize("lag", [LAG - 0.01, LAG + 2])
     async def test_a_replica_that_is_behind_is_waited_for(
         self, living: House, options: dict[str, Any], lag: float
     ) -> None:

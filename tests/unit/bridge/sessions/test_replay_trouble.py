@@ -320,3 +320,45 @@ class TestStalls:
         await living.let(1)
         assert visitor.peer.transport.frames[-1][0] == CLOSE
         assert living.replays.waiting == 0
+
+
+class TestReplicas:
+    """A stream on several servers, of which those that follow may be behind."""
+
+    async def test_a_connection_to_another_one_is_read_anew(self, living: House) -> None:
+        """It may lack what the one before had shown: the client gets that all the same."""
+        living.stream.is_replicated = True
+        fill(living, *[MINE] * 3)
+
+        def move() -> None:
+            if len(living.stream.reads) > 1:  # the first shows the last message
+                living.stream.on_read = lambda: None
+                living.stream.lag = 1.0
+                living.break_off()
+                living.come_back()
+
+        living.stream.on_read = move
+        visitor = await join(living, "5f-0")
+        await living.let(3)
+        assert visitor.stored == [1, 2, 3]
+        assert completed(visitor)["recovered"]
+        assert live(living, visitor)
+
+
+async def test_a_stream_that_is_made_anew_while_a_replay_waits_in_line(living: House) -> None:
+    """The client gets what is in the new one, also what came live before its turn."""
+    fill(living, *[MINE] * 5)
+    for _ in range(16):
+        await living.replays.reading.acquire()
+    visitor = await join(living, "5f-2")
+    living.stream.replace("60")
+    await living.continuity.look()
+    for _ in range(3):
+        living.store(MINE)
+    living.come_in()
+    for _ in range(16):
+        living.replays.reading.release()
+    await living.let(3)
+    cursors = [each["cursor"] for each in visitor.messages if each["type"] == "upload.completed"]
+    assert cursors == ["60-1", "60-2", "60-3"]
+    assert live(living, visitor)

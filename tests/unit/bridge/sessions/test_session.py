@@ -41,6 +41,19 @@ def test_without_nats_the_client_is_told_to_come_later(house: House) -> None:
     assert len(house.registry) == 0
 
 
+def test_nobody_comes_in_while_what_all_need_is_refused(house: House) -> None:
+    """Nor is an older connection of the user closed for it."""
+    visitors = [Visitor(house, person()) for _ in range(3)]
+    house.answer()
+    house.interests.hold("live.all.>", house.hub.everybody.receive, lasting=True)
+    late = Visitor(house, person())
+    assert late.peer.closes == [(1013, "TRY_AGAIN_LATER")]
+    assert [each.session.state for each in visitors] == [State.OPEN] * 3
+    house.answer()
+    Visitor(house, person())
+    assert visitors[0].peer.closes == [(4502, "REPLACED")]
+
+
 def test_what_comes_early_is_handled_in_order_after_the_opening(house: House) -> None:
     """Messages before ``connection.established`` wait, and are answered behind it."""
     visitor = Visitor(house, person())
