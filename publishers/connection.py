@@ -88,23 +88,28 @@ class NatsClient(Client):
 
         Raises an error of nats-py where it has not within ``timeout`` seconds.
         """
-        if self._pending and self.is_connected:
-            # nats-py's PING overtakes what its flusher has not written yet: then this would not say
-            # that a subscription is there, nor ``drain`` that one is gone.
-            await self._written(timeout)
-        await super().flush(timeout)
-
-    async def _written(self, timeout: float) -> None:
-        flusher, queue = self._flusher_task, self._flush_queue
-        if flusher is None or flusher.done() or queue is None:
-            return  # nats-py writes by itself then
-        written = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout):
-                await queue.put(written)
-                await asyncio.wait({written, flusher}, return_when=asyncio.FIRST_COMPLETED)
+                # nats-py's PING overtakes what its flusher has not written yet: then this would
+                # not say that a subscription is there, nor ``drain`` that one is gone.
+                await self.written()
+                await super().flush(timeout)
         except TimeoutError:
             raise nats.errors.FlushTimeoutError from None
+
+    async def written(self) -> None:
+        """Return when all that was sent until now is with the system, but for some kilobytes.
+
+        Has no deadline. Raises an error of nats-py when the connection is gone.
+        """
+        flusher, queue = self._flusher_task, self._flush_queue
+        if not self.is_connected or flusher is None or queue is None:
+            raise nats.errors.StaleConnectionError
+        if not self._pending or flusher.done():  # without it nats-py writes by itself
+            return
+        written = asyncio.get_running_loop().create_future()
+        await queue.put(written)
+        await asyncio.wait({written, flusher}, return_when=asyncio.FIRST_COMPLETED)
         if flusher.done() or flusher is not self._flusher_task:
             raise nats.errors.StaleConnectionError
 
@@ -140,6 +145,8 @@ class Connection:
         self._last_error: Exception | None = None
         self._refusals: deque[str] = deque(maxlen=100)
         self._requests = Requests()
+        self._turns = asyncio.Lock()
+        """Of those who wait for room to send."""
 
     @property
     def is_connected(self) -> bool:
@@ -226,10 +233,13 @@ class Connection:
         check_size(payload, headers, client.max_payload)
         try:
             with cancellable():
-                while client.pending_data_size > MAX_UNSENT:
-                    async with asyncio.timeout_at(deadline):
-                        await client.flush()
-                await client.publish(subject, payload, headers=dict(headers) or None)
+                if client.pending_data_size > MAX_UNSENT or self._turns.locked():
+                    async with asyncio.timeout_at(deadline), self._turns:
+                        if client.pending_data_size > MAX_UNSENT:
+                            await client.written()
+                        await client.publish(subject, payload, headers=dict(headers) or None)
+                else:
+                    await client.publish(subject, payload, headers=dict(headers) or None)
         except TimeoutError:
             raise BrokerUnavailable("the broker does not read what is sent") from None
         except nats.errors.Error as error:
@@ -375,8 +385,7 @@ class Connection:
         if refusal := _REFUSAL.search(told):
             self._refusals.append(refusal[1])
             self._requests.deny(refusal[1])
-            if renew_inbox(client, refusal[1]):
-                self._requests.end()
+            renew_inbox(client, refusal[1])
             log.warning("the broker refused: %s", told)
         elif client.is_connected and not isinstance(error, _LOST):
             log.warning("trouble with the broker: %s", told)
@@ -437,7 +446,13 @@ def _words(error: BaseException | None) -> str:
 
 
 async def _close(client: NatsClient) -> None:
-    # Bounded: with a broker that does not read, nats-py waits for room in the socket for ever.
-    with cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-        async with asyncio.timeout(CLOSE_TIMEOUT / 2):
-            await client.close()
+    # Bounded: with a broker that does not read, nats-py waits for room in the socket for ever, and
+    # the socket for what is unsent.
+    writer = getattr(client._transport, "_io_writer", None)
+    try:
+        with cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT / 2):
+                await client.close()
+    finally:
+        if writer is not None:
+            writer.transport.abort()

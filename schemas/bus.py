@@ -74,22 +74,22 @@ def limit_unacknowledged(connection: socket.socket, seconds: float) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, option, int(seconds * 1000))
 
 
-def renew_inbox(client: Any, refused: str) -> bool:
-    """Have nats-py take another inbox for the next request where the broker refuses this one;
-    returns whether it does.
+def renew_inbox(client: Any, refused: str) -> None:
+    """Have nats-py take another inbox for the next request where the broker refuses this one.
 
     ``client`` is nats-py's, ``refused`` the subject in any case of letters. nats-py makes one inbox
     and would wait for answers there for ever, also when it may have one again.
     """
     inbox = client._resp_sub_prefix
     if inbox is None or refused.lower() != f"{inbox.decode()}*".lower():
-        return False
+        return
     client._resp_sub_prefix = None
     for sid, subscription in list(client._subs.items()):
         if subscription.subject.lower() == refused.lower():
-            subscription._stop_processing()
             client._remove_sub(sid)
-    return True
+            if (task := subscription._wait_for_msgs_task) is not None:
+                # What came before the refusal is still in its queue.
+                task.get_loop().call_later(1.0, task.cancel)
 
 
 def describe(error: ValidationError) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from bridge.broker.history import BATCH, EVERYTHING, Batch, History, Stored
+from bridge.errors import BrokerUnavailable
 from schemas.patterns import ANY
 
 CROWD: Final = 8
@@ -103,6 +104,7 @@ class Recent:
         self._spawn: Final = spawn
         self._lock: Final = asyncio.Lock()
         self._stretch = Stretch(self._root, "", 0)
+        self._breaks = 0
 
     async def reader(self, identity: str, after: int, upto: int) -> Reader:
         """Return what to read this from: what is kept, where that pays, else the stream itself.
@@ -113,7 +115,10 @@ class Recent:
             return self._stretch
         if self._crowd() < CROWD or upto - after > MAX_SPAN:
             return self._history
+        breaks = self._breaks
         async with self._lock:
+            if breaks != self._breaks:
+                raise BrokerUnavailable("the connection to NATS is another one")
             if not self._stretch.has(identity, after, upto):
                 await self._cover(identity, after, upto)
             stretch = self._stretch
@@ -121,6 +126,7 @@ class Recent:
 
     def on_down(self) -> None:
         """The connection is gone, in whose last answers something may have been missing."""
+        self._breaks += 1
         self._stretch.identity = ""  # nobody begins with it any more
 
     def tick(self) -> None:

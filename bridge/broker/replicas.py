@@ -28,7 +28,8 @@ class Replicas:
         self._stream: Final = stream
         self._history: Final = history
         self._identity, self._shown = "", 0
-        self._showing: asyncio.Task[None] | None = None
+        self._showing: asyncio.Future[None] | None = None
+        self._asking: Final[set[asyncio.Task[None]]] = set()
         self.breaks = 0
         """How many connections are gone: what was shown on one says nothing of the next."""
 
@@ -36,32 +37,45 @@ class Replicas:
         """The connection is gone; on the next, another replica answers."""
         self.breaks += 1
         self._identity, self._shown = "", 0
+        if self._showing is not None:
+            self._showing.set_exception(BrokerUnavailable("the connection to NATS is gone"))
+            self._showing = None
 
     async def settle(self, head: Head) -> None:
         """Wait until all that the stream had can be read; raises :class:`BrokerUnavailable`."""
         while self._stream.is_replicated and not self._has(head):
             if self._showing is None:
-                self._showing = asyncio.get_running_loop().create_task(self._show(head))
+                loop = asyncio.get_running_loop()
+                self._showing = loop.create_future()
                 self._showing.add_done_callback(_seen)
+                task = loop.create_task(self._show(head, self._showing))
+                self._asking.add(task)
+                task.add_done_callback(self._asking.discard)
             await asyncio.shield(self._showing)
 
     def _has(self, head: Head) -> bool:
         is_empty = head.first > head.last
         return is_empty or (self._identity == head.identity and self._shown >= head.last)
 
-    async def _show(self, head: Head) -> None:
+    async def _show(self, head: Head, showing: asyncio.Future[None]) -> None:
         loop = asyncio.get_running_loop()
-        breaks, ends = self.breaks, loop.time() + PATIENCE
+        ends = loop.time() + PATIENCE
+        problem: Exception | None = None
         try:
             is_shown = False
             while not is_shown:
                 await asyncio.sleep(LAG)
                 is_shown = await self._shows(head, loop.time() >= ends)
-                if breaks != self.breaks:
-                    raise BrokerUnavailable("the connection to NATS is another one")
+        except Exception as error:
+            problem = error
+        if showing.done():
+            return  # on a connection that is gone
+        self._showing = None
+        if problem is None:
             self._identity, self._shown = head.identity, head.last
-        finally:
-            self._showing = None
+            showing.set_result(None)
+        else:
+            showing.set_exception(problem)
 
     async def _shows(self, head: Head, last_time: bool) -> bool:
         before = head.last - 1
@@ -80,7 +94,7 @@ class Replicas:
         return False
 
 
-def _seen(task: asyncio.Task[None]) -> None:
+def _seen(showing: asyncio.Future[None]) -> None:
     # Whoever waited may have gone; asyncio would complain about an error that nobody reads.
-    if not task.cancelled():
-        task.exception()
+    if not showing.cancelled():
+        showing.exception()

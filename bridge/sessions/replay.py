@@ -71,6 +71,7 @@ class Replay:
         self._ordered: Final = asyncio.Event()
         self._stream = session.env.hub.order.identity
         self._heals: Final = heals
+        self._breaks = 0
         self._passes = 0
         self._gone = 0
         """Up to where it has been dealt with that the stream no longer holds everything."""
@@ -168,13 +169,10 @@ class Replay:
             if self._backlog.blocked:
                 await self._unblocked()
             # Nobody waits in line to find it away, nor holds up others for its replicas.
-            breaks = self._session.env.continuity.breaks
+            self._breaks = self._session.env.continuity.breaks
             known = await self._session.env.continuity.settled()
             async with self._session.env.turns.reading:
                 through = await self._turn(orders, known)
-            if breaks != self._session.env.continuity.breaks:
-                # A replica answered that has not shown to have all.
-                raise BrokerUnavailable("the connection to NATS is another one")
             if through is not None:
                 return through
 
@@ -203,6 +201,7 @@ class Replay:
             if goes_on or self._heals:
                 self._miss(orders, lowest, head.first - 1)
             lowest = self._gone = head.first - 1
+        self._same_connection()
         reader = await env.recent.reader(head.identity, lowest, head.last)
         merge = Merge(reader, self.positions.to_read(self._session.wishes.keys), head.last)
         for tries in range(TRIES):
@@ -222,6 +221,7 @@ class Replay:
                 self._miss(orders, later, min(now.first - 1, head.last))
         if now.identity != head.identity:
             raise BrokerUnavailable("the stream was made anew meanwhile")
+        self._same_connection()
         return head.last if merge.is_through else None
 
     async def _write_all(self, merge: Merge, orders: list[Order]) -> int | None:
@@ -237,6 +237,7 @@ class Replay:
                 await merge.fill()
                 continue
             async with self._session.env.turns.writing:
+                self._same_connection()
                 if not self._backlog.blocked:  # since it was looked at
                     self._write(merge, orders)
                 await asyncio.sleep(0)
@@ -259,6 +260,11 @@ class Replay:
             self.positions.written = stored.sequence
         if frames:
             self._session.outbox.write(b"".join(frames))
+
+    def _same_connection(self) -> None:
+        """What is read on another one may come from a replica that is behind, see ``settled``."""
+        if self._breaks != self._session.env.continuity.breaks:
+            raise BrokerUnavailable("the connection to NATS is another one")
 
     def _miss(self, orders: list[Order], after: int, upto: int) -> None:
         for order in orders:
@@ -284,6 +290,7 @@ class Replay:
             self._backlog.topics_at = None  # what is replayed from here on says where they are
         session = self._session
         await place(order, self.positions, session.env, head, session.wishes.excluded)
+        self._same_connection()
         if DIRECT in keys and order.cursor is not None and order.is_begun:
             self._backlog.topics_at = order.cursor.position
         order.placed = head.identity

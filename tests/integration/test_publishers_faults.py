@@ -203,6 +203,36 @@ async def test_what_waits_for_a_broker_is_bounded_for_all_together(
             own_nats_server.resume()
 
 
+@pytest.mark.parametrize("restarts", [False, True], ids=["reads again", "restarts"])
+async def test_who_waits_for_a_broker_that_does_not_read_is_not_forgotten(
+    own_nats_server: NatsServer, restarts: bool
+) -> None:
+    """All is sent once it reads again, or is there anew; in order, and never much at once."""
+    async with EventPublisher(settings(own_nats_server, 20)) as publisher:
+        [event] = publisher.prepare(FileProcessing(file_id="f1", status="x" * 60_000), "42")
+        client: Any = publisher.connection._client
+        own_nats_server.pause()
+        sent: list[int] = []
+
+        async def send(number: int) -> None:
+            await publisher.send(event)
+            sent.append(number)
+            assert client.pending_data_size < 2 * MAX_UNSENT
+
+        sending = [asyncio.create_task(send(number)) for number in range(1000)]
+        await asyncio.wait(sending, timeout=0.5)
+        assert len(sent) < 900
+        began = time.monotonic()
+        if restarts:
+            await asyncio.to_thread(own_nats_server.stop, kill=True)
+            await asyncio.to_thread(own_nats_server.start)
+        else:
+            own_nats_server.resume()
+        await asyncio.gather(*sending)
+        assert time.monotonic() - began < 5
+        assert sent == list(range(1000))
+
+
 async def publish(uploads: UploadEvents, method: str) -> list[Receipt]:
     """Publish an ephemeral event, or a durable one."""
     if method == "progress":

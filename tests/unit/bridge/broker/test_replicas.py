@@ -116,8 +116,25 @@ async def test_a_break_meanwhile_ends_the_wait(scene: Scene) -> None:
     """What was shown counts for no other connection."""
     scene.store()
     scene.stream.on_read = lambda: scene.replicas.on_down() if scene.stream.reads else None
-    with pytest.raises(BrokerUnavailable, match="another one"):
+    with pytest.raises(BrokerUnavailable, match="is gone"):
         await scene.settle()
+
+
+async def test_who_comes_on_the_next_connection_does_not_wait_for_the_one_before(
+    scene: Scene,
+) -> None:
+    """Whatever was asked there may take as long as a time-out."""
+    scene.store()
+    scene.stream.delay = 60.0
+    before = asyncio.create_task(scene.settle())
+    await asyncio.sleep(60.0 + 2 * LAG)
+    scene.replicas.on_down()
+    scene.stream.delay = 0.0
+    with pytest.raises(BrokerUnavailable, match="is gone"):
+        await before
+    assert await scene.settle() < 2 * LAG
+    await asyncio.sleep(120)
+    assert await scene.settle() == 0
 
 
 @pytest.mark.parametrize("gone", [[3], [1, 2, 3]], ids=["the last", "all"])

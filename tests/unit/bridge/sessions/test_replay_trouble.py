@@ -9,6 +9,7 @@ import pytest
 
 from bridge.sessions.states import State
 from schemas.codes import RECONNECT
+from tests.support.bus import everyone
 from tests.support.coming_back import MINE, REVIEW, completed, fill, flood, join, live, when_written
 from tests.support.house import House, Visitor, person
 from tests.support.scripted_peer import CLOSE
@@ -322,6 +323,14 @@ class TestStalls:
         assert living.replays.waiting == 0
 
 
+def move_to_another(house: House) -> None:
+    """The connection breaks and is there again, where a replica answers that is behind."""
+    house.stream.on_read = lambda: None
+    house.stream.lag = 1.0
+    house.break_off()
+    house.come_back()
+
+
 class TestReplicas:
     """A stream on several servers, of which those that follow may be behind."""
 
@@ -332,10 +341,7 @@ class TestReplicas:
 
         def move() -> None:
             if len(living.stream.reads) > 1:  # the first shows the last message
-                living.stream.on_read = lambda: None
-                living.stream.lag = 1.0
-                living.break_off()
-                living.come_back()
+                move_to_another(living)
 
         living.stream.on_read = move
         visitor = await join(living, "5f-0")
@@ -343,6 +349,41 @@ class TestReplicas:
         assert visitor.stored == [1, 2, 3]
         assert completed(visitor)["recovered"]
         assert live(living, visitor)
+
+    async def test_what_is_read_there_does_not_count(self, living: House) -> None:
+        """Of two subjects one was read before, and goes further than the other does on the new
+        connection: nothing of the other is passed over.
+        """
+        living.stream.is_replicated = True
+        fill(living, MINE, everyone("system.notification"), MINE)
+        answers = 0
+
+        def move() -> None:
+            nonlocal answers
+            answers += len(living.stream.reads) == 3  # those of the user, and of everybody
+            if answers == 2:
+                move_to_another(living)
+
+        living.stream.on_read = move
+        visitor = await join(living, "5f-0")
+        await living.let(3)
+        assert visitor.stored == [1, 2, 3]
+        assert live(living, visitor)
+
+    async def test_a_crowd_is_not_served_what_another_one_lacked(self, living: House) -> None:
+        """What many read together is read anew, too; also by those who waited in line."""
+        living.stream.is_replicated = True
+        fill(living, *[everyone("system.notification")] * 5)
+
+        def move() -> None:
+            if (">", 0) in living.stream.reads:
+                move_to_another(living)
+
+        living.stream.on_read = move
+        visitors = [Visitor(living, person(str(user)), cursor="5f-0") for user in range(30)]
+        await living.let(5)
+        assert living.stream.reads.count((">", 0)) == 2
+        assert [each.stored for each in visitors] == [[1, 2, 3, 4, 5]] * 30
 
 
 async def test_a_stream_that_is_made_anew_while_a_replay_waits_in_line(living: House) -> None:
