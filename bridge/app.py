@@ -152,7 +152,6 @@ class Bridge:
             self._history.on_down,
             self._stream.on_down,
             self._continuity.on_down,
-            self._recent.on_down,
         )
         self._connection.on_up = (
             self._interests.on_up,

@@ -124,7 +124,7 @@ class Continuity:
     @property
     def breaks(self) -> int:
         """How many connections to NATS are gone."""
-        return self._replicas.breaks
+        return self._history.breaks
 
     def on_down(self) -> None:
         """The connection is gone: what comes in after it must wait for what is missed now."""

@@ -67,6 +67,8 @@ class History:
         self._subject: Final = f"$JS.API.DIRECT.GET.{stream}".encode()
         self._inbox: Final = f"_INBOX.bridge-{secrets.token_hex(8)}"
         self._timeout: Final = timeout
+        self.breaks = 0
+        """How many connections are gone: what one replica had says nothing of the next."""
         self._next = 0
         self._asked: Final[dict[bytes, tuple[Batch, asyncio.Future[None]]]] = {}
 
@@ -76,6 +78,7 @@ class History:
 
     def on_down(self) -> None:
         """The connection is gone, and with it every answer that was on its way."""
+        self.breaks += 1
         for _, done in self._asked.values():
             if not done.done():
                 done.set_exception(BrokerUnavailable("the connection to NATS is gone"))

@@ -31,6 +31,11 @@ FREED: Final = 500
 
 _Messages = dict[str, list[Stored]]
 
+Source = tuple[int, str]
+"""On which connection it was read, see ``History.breaks``, and of which stream: another connection
+may lead to another replica, and in the last answers of the one before something may be missing."""
+NOWHERE: Final[Source] = (0, "")
+
 
 class Reader(Protocol):
     """Reads stored events; see :meth:`History.read`."""
@@ -41,16 +46,16 @@ class Reader(Protocol):
 class Stretch:
     """Everything that is stored after one sequence, up to another, by whom it may be for."""
 
-    def __init__(self, root: str, identity: str, after: int) -> None:
+    def __init__(self, root: str, source: Source, after: int) -> None:
         self._root: Final = root
-        self.identity = identity
+        self.source: Final = source
         self.low = self.high = after
         self.bytes = 0
         self.messages: _Messages = {}
 
-    def has(self, identity: str, after: int, upto: int) -> bool:
+    def has(self, source: Source, after: int, upto: int) -> bool:
         """Whether all of this is here."""
-        return identity == self.identity and self.low <= after and upto <= self.high
+        return source == self.source and self.low <= after and upto <= self.high
 
     async def read(self, subject: str, after: int, most: int) -> Batch:
         """Return the next messages of a subject after a sequence, of those that are kept."""
@@ -103,31 +108,25 @@ class Recent:
         self._needed: Final = needed
         self._spawn: Final = spawn
         self._lock: Final = asyncio.Lock()
-        self._stretch = Stretch(self._root, "", 0)
-        self._breaks = 0
+        self._stretch = Stretch(self._root, NOWHERE, 0)
 
     async def reader(self, identity: str, after: int, upto: int) -> Reader:
         """Return what to read this from: what is kept, where that pays, else the stream itself.
 
         Raises :class:`BrokerUnavailable`.
         """
-        if self._stretch.has(identity, after, upto):
+        source = (self._history.breaks, identity)
+        if self._stretch.has(source, after, upto):
             return self._stretch
         if self._crowd() < CROWD or upto - after > MAX_SPAN:
             return self._history
-        breaks = self._breaks
         async with self._lock:
-            if breaks != self._breaks:
+            if source[0] != self._history.breaks:
                 raise BrokerUnavailable("the connection to NATS is another one")
-            if not self._stretch.has(identity, after, upto):
-                await self._cover(identity, after, upto)
+            if not self._stretch.has(source, after, upto):
+                await self._cover(source, after, upto)
             stretch = self._stretch
-        return stretch if stretch.has(identity, after, upto) else self._history
-
-    def on_down(self) -> None:
-        """The connection is gone, in whose last answers something may have been missing."""
-        self._breaks += 1
-        self._stretch.identity = ""  # nobody begins with it any more
+        return stretch if stretch.has(source, after, upto) else self._history
 
     def tick(self) -> None:
         """Let go of what nobody needs any more."""
@@ -135,7 +134,7 @@ class Recent:
         if not stretch.messages or self._lock.locked():
             return
         if not self._crowd():
-            self._stretch = Stretch(self._root, "", 0)
+            self._stretch = Stretch(self._root, NOWHERE, 0)
             self._spawn(_discard(stretch.messages))
         elif stretch.bytes > MUCH and self._needed() > stretch.low:
             # While clients come and go there is always one that reads: it would only grow.
@@ -158,15 +157,15 @@ class Recent:
                 if not some:
                     del stretch.messages[name]
 
-    async def _cover(self, identity: str, after: int, upto: int) -> None:
+    async def _cover(self, source: Source, after: int, upto: int) -> None:
         stretch = self._stretch
         if (
-            identity != stretch.identity
+            source != stretch.source
             or after > stretch.high
             or upto - min(after, stretch.low) > MAX_SPAN
         ):
             # Whoever reads from the other one goes on with it.
-            stretch = self._stretch = Stretch(self._root, identity, after)
+            stretch = self._stretch = Stretch(self._root, source, after)
         if after < stretch.low:
             before: _Messages = {}
             kept = stretch.bytes

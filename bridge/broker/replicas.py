@@ -27,16 +27,12 @@ class Replicas:
     def __init__(self, stream: Stream, history: History) -> None:
         self._stream: Final = stream
         self._history: Final = history
-        self._identity, self._shown = "", 0
+        self._shown = (0, "", 0)  # on which connection, of which stream, up to where
         self._showing: asyncio.Future[None] | None = None
         self._asking: Final[set[asyncio.Task[None]]] = set()
-        self.breaks = 0
-        """How many connections are gone: what was shown on one says nothing of the next."""
 
     def on_down(self) -> None:
-        """The connection is gone; on the next, another replica answers."""
-        self.breaks += 1
-        self._identity, self._shown = "", 0
+        """The connection is gone; nobody is to wait for what was asked on it."""
         if self._showing is not None:
             self._showing.set_exception(BrokerUnavailable("the connection to NATS is gone"))
             self._showing = None
@@ -54,8 +50,9 @@ class Replicas:
             await asyncio.shield(self._showing)
 
     def _has(self, head: Head) -> bool:
-        is_empty = head.first > head.last
-        return is_empty or (self._identity == head.identity and self._shown >= head.last)
+        breaks, identity, last = self._shown
+        is_shown = (breaks, identity) == (self._history.breaks, head.identity) and last >= head.last
+        return is_shown or head.first > head.last
 
     async def _show(self, head: Head, showing: asyncio.Future[None]) -> None:
         loop = asyncio.get_running_loop()
@@ -72,7 +69,7 @@ class Replicas:
             return  # on a connection that is gone
         self._showing = None
         if problem is None:
-            self._identity, self._shown = head.identity, head.last
+            self._shown = (self._history.breaks, head.identity, head.last)
             showing.set_result(None)
         else:
             showing.set_exception(problem)

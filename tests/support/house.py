@@ -203,8 +203,8 @@ class House:
         """The connection to NATS is gone, and all that was on it."""
         self.nats.down()
         self.interests.on_down()
+        self.stream.breaks += 1
         self.continuity.on_down()
-        self.env.recent.on_down()
 
     def come_back(self) -> None:
         """The connection is there again, and everything is being subscribed to."""

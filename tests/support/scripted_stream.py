@@ -31,6 +31,7 @@ class ScriptedStream:
         """Seconds that each answer takes."""
         self.failures = 0
         """So many of the next reads fail, as if JetStream were away for that long."""
+        self.breaks = 0
         self.is_replicated = False
         self.lag = 0.0
         """Seconds by which the replica that is read from is behind."""

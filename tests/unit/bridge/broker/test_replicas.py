@@ -30,6 +30,11 @@ class Scene:
         for _ in range(count):
             self.stream.store(SUBJECT, b"x")
 
+    def go_down(self) -> None:
+        """The connection is gone."""
+        self.stream.breaks += 1
+        self.replicas.on_down()
+
     async def settle(self) -> float:
         """Look and wait; return the seconds."""
         loop = asyncio.get_running_loop()
@@ -84,8 +89,7 @@ async def test_another_connection_has_to_show_it_again(scene: Scene) -> None:
     """On it another replica may answer."""
     scene.store()
     await scene.settle()
-    scene.replicas.on_down()
-    assert scene.replicas.breaks == 1
+    scene.go_down()
     await scene.settle()
     assert scene.stream.reads == [(">", 0)] * 2
 
@@ -115,7 +119,7 @@ async def test_a_replica_that_stays_behind_is_told(scene: Scene) -> None:
 async def test_a_break_meanwhile_ends_the_wait(scene: Scene) -> None:
     """What was shown counts for no other connection."""
     scene.store()
-    scene.stream.on_read = lambda: scene.replicas.on_down() if scene.stream.reads else None
+    scene.stream.on_read = lambda: scene.go_down() if scene.stream.reads else None
     with pytest.raises(BrokerUnavailable, match="is gone"):
         await scene.settle()
 
@@ -128,7 +132,7 @@ async def test_who_comes_on_the_next_connection_does_not_wait_for_the_one_before
     scene.stream.delay = 60.0
     before = asyncio.create_task(scene.settle())
     await asyncio.sleep(60.0 + 2 * LAG)
-    scene.replicas.on_down()
+    scene.go_down()
     scene.stream.delay = 0.0
     with pytest.raises(BrokerUnavailable, match="is gone"):
         await before
