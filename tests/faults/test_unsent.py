@@ -4,6 +4,7 @@ connection before it makes another, and closing waits for what is unsent.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import Any, Final
 
@@ -31,6 +32,9 @@ BACK: Final = 5.0
 from when the broker is there again.
 """
 
+AGAIN: Final = pytest.mark.parametrize("again", [False, True], ids=["first", "made again"])
+"""Whether the connection is the first one, or one that was made after another was lost."""
+
 
 def unsent(client: Any) -> int:
     """How many bytes wait inside the process, in nats-py or in asyncio."""
@@ -38,7 +42,10 @@ def unsent(client: Any) -> int:
     return in_asyncio + int(client.pending_data_size)
 
 
-async def test_of_the_bridge(own_nats_server: NatsServer, repetition: int, figure: Figure) -> None:
+@AGAIN
+async def test_of_the_bridge(
+    own_nats_server: NatsServer, again: bool, repetition: int, figure: Figure
+) -> None:
     """The bridge gives the connection up while the broker is still gone, is connected once it is
     back, and has its subscriptions there.
     """
@@ -46,6 +53,12 @@ async def test_of_the_bridge(own_nats_server: NatsServer, repetition: int, figur
         async with line(proxy.url) as mine, publisher(own_nats_server.url) as other:
             mine.hold("again")
             await mine.confirmed()
+            if again:
+                mine.came_up.clear()
+                proxy.cut()
+                await eventually(mine.came_up.is_set, "connected again", BACK)
+            mine.went_down.clear()
+            mine.came_up.clear()
             proxy.swallow()
             mine.connection.write(MEGABYTE * MEGABYTES)
             assert unsent(mine.connection.client) > len(MEGABYTE)
@@ -59,7 +72,10 @@ async def test_of_the_bridge(own_nats_server: NatsServer, repetition: int, figur
             assert await mine.next() == ("again", b"x")
 
 
-async def test_of_the_sdk(own_nats_server: NatsServer, repetition: int, figure: Figure) -> None:
+@AGAIN
+async def test_of_the_sdk(
+    own_nats_server: NatsServer, again: bool, repetition: int, figure: Figure
+) -> None:
     """A service's publisher gives the connection up while the broker is still gone, is connected
     once it is back, and what it publishes then arrives.
     """
@@ -70,12 +86,17 @@ async def test_of_the_sdk(own_nats_server: NatsServer, repetition: int, figure: 
             await settle(other)
             [large] = service.prepare(FileProcessing(file_id="f0", status="x" * 60_000), "42")
             [event] = service.prepare(FileProcessing(file_id="f1", status="new"), "42")
+            if again:
+                proxy.cut()
+                await eventually(lambda: proxy.accepted > 1, "connecting again", BACK)
+                await service.connection.ready(asyncio.get_running_loop().time() + BACK)
+            accepted = proxy.accepted
             proxy.swallow()
             while unsent(service.connection._client) < len(MEGABYTE):
                 with pytest.raises(BrokerUnavailable, match="does not read"):
                     await send_on_and_on(service, large)
-            assert proxy.accepted == 1
-            took = await eventually(lambda: proxy.accepted > 1, "given up", NOTICE)
+            assert proxy.accepted == accepted
+            took = await eventually(lambda: proxy.accepted > accepted, "given up", NOTICE)
             figure(f"given up {took:.1f} s after a megabyte was unsent")
             proxy.heal()
             took = await eventually(lambda: service.connection.is_connected, "connected", BACK)
