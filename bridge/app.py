@@ -140,7 +140,7 @@ class Bridge:
             self._history,
             subjects.root(Root.EVENTS),
             lambda: self._turns.waiting,
-            lambda: self._turns.needed,
+            self._turns.needed,
             self._spawn,
         )
         self._hub.order.on_missed = self._continuity.on_missed

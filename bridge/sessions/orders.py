@@ -56,6 +56,11 @@ class Order:
         self.reason, self.missing = ResumeReason.UNAVAILABLE, None
 
     @property
+    def known_begin(self) -> int:
+        """After which sequence it begins at the earliest; 0 where that is to be found."""
+        return self.begins if self.cursor is None else self.cursor.position
+
+    @property
     def is_begun(self) -> bool:
         """Whether stored events come of it."""
         return self.reason in (None, ResumeReason.CURSOR_TOO_OLD)

@@ -67,6 +67,7 @@ class Replay:
             direct=session.intro.direct,
         )
         self._orders: Final[list[Order]] = []
+        self._at_hand: list[Order] = []
         self._expected: Final[list[Order]] = []
         self._ordered: Final = asyncio.Event()
         self._stream = session.env.hub.order.identity
@@ -113,8 +114,11 @@ class Replay:
 
     @property
     def needs(self) -> int:
-        """The sequence behind which it may still have to read; 0 while that is not known."""
-        return self.positions.lowest if self._is_placed else 0
+        """The sequence behind which it may still have to read; 0 while that is to be found."""
+        lowest = max(self._gone, self.positions.lowest)
+        if self._is_placed:
+            return lowest
+        return min([lowest, *(order.known_begin for order in (*self._at_hand, *self._orders))])
 
     def _done(self, task: asyncio.Task[None]) -> None:
         # A task that was cancelled holds its frames, and with them this object.
@@ -128,7 +132,8 @@ class Replay:
         backlog = self._backlog
         await self._ordered.wait()  # what is asked for together is in order together
         while True:
-            orders, self._orders[:] = list(self._orders), []
+            orders = self._at_hand = list(self._orders)
+            self._orders.clear()
             self._is_placed = False
             try:
                 # What was asked for counts first, then what makes up for a slow client.

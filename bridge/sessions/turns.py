@@ -29,7 +29,7 @@ class Turns:
         """How many there are."""
         return len(self.under_way)
 
-    @property
-    def needed(self) -> int:
-        """The lowest sequence behind which one of them may still have to read."""
-        return min((each.needs for each in self.under_way), default=sys.maxsize)
+    def needed(self, low: int) -> int:
+        """The sequence behind which those may still have to read that are not behind ``low``."""
+        needs = (each.needs for each in self.under_way)
+        return min((each for each in needs if each >= low), default=sys.maxsize)

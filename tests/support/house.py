@@ -125,7 +125,7 @@ class House:
                 self.stream,  # type: ignore[arg-type]
                 "events",
                 lambda: self.replays.waiting,
-                lambda: self.replays.needed,
+                self.replays.needed,
                 self._spawn,
             ),
             continuity=self.continuity,

@@ -1,0 +1,148 @@
+"""A stretch of the stream in memory: whatever happens to it, it gives what the stream has there."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.broker import stretch
+from bridge.broker.history import MAX_BATCH_BYTES, Batch, Stored
+from bridge.broker.stretch import NOWHERE, PAGE, Stretch
+from bridge.errors import BrokerUnavailable
+
+NAMES = (
+    "events.user.1.upload.completed.7",
+    "events.user.2.upload.completed.7",
+    "events.all.system.notification.-",
+    "events.topic.review.updated.77",
+    "events.topic.review.updated.78",
+    "events.topic.review.created.77",
+)
+READ_BY = {
+    "events.user.1.>": (0,),
+    "events.user.3.>": (),
+    "events.all.>": (2,),
+    "events.topic.>": (3, 4, 5),
+    "events.topic.review.updated.*": (3, 4),
+    "events.topic.review.updated.78": (4,),
+    "events.topic.review.deleted.*": (),
+}
+"""Which of the names each subject stands for."""
+
+Message = tuple[int, bytes]
+"""Which of the names, and the payload."""
+
+messages = st.lists(
+    st.none() | st.tuples(st.integers(0, len(NAMES) - 1), st.binary(max_size=60)), max_size=40
+)
+"""What has each sequence from 1 on; None is gone from the stream."""
+
+
+def stored(sequence: int, message: Message) -> Stored:
+    """As it is read from the stream."""
+    return Stored(sequence, NAMES[message[0]].encode(), message[1])
+
+
+def cover(kept: Stretch, stream: list[Message | None], upto: int, step: int) -> None:
+    """Read on, so many messages at a time."""
+    while kept.high < upto:
+        rest = [
+            stored(sequence, message)
+            for sequence, message in enumerate(stream, 1)
+            if message is not None and sequence > kept.high
+        ]
+        kept.add(Batch(rest[:step], max(0, len(rest) - step)), upto)
+
+
+@given(data=st.data(), stream=messages, step=st.integers(1, 7), page=st.integers(1, 400))
+async def test_it_gives_what_the_stream_has(
+    data: st.DataObject, stream: list[Message | None], step: int, page: int
+) -> None:
+    """However it was read, forwards and backwards, in steps and pages of any size, and whatever
+    was let go of: every message of a subject behind a sequence, in order, with how many come after.
+    """
+    low, middle, high = sorted(data.draw(st.integers(0, len(stream))) for _ in range(3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stretch, "PAGE", page)
+        kept = Stretch("events.", NOWHERE, middle)
+        cover(kept, stream, high, step)
+        for begin in sorted({low, (low + middle) // 2}, reverse=True):
+            earlier = Stretch("events.", NOWHERE, begin)
+            cover(earlier, stream, kept.low, step)
+            kept.put_before(earlier)
+    await kept.let_go(data.draw(st.integers(0, high)))
+    assert kept.has(NOWHERE, kept.low, high)
+    for subject, names in READ_BY.items():
+        after = data.draw(st.integers(kept.low, high))
+        most = data.draw(st.integers(1, 10))
+        there = [
+            stored(sequence, message)
+            for sequence, message in enumerate(stream, 1)
+            if message is not None and after < sequence <= high and message[0] in names
+        ]
+        found = await kept.read(subject, after, most)
+        assert found == Batch(there[:most], max(0, len(there) - most))
+
+
+async def test_what_was_let_go_of_is_not_taken_for_nothing() -> None:
+    """Whoever reads behind what is left is told, instead of passing over what was there."""
+    kept = Stretch("events.", NOWHERE, 0)
+    cover(kept, [(0, b"{}")] * 5, 5, 5)
+    await kept.let_go(3)
+    assert not kept.has(NOWHERE, 2, 5)
+    with pytest.raises(BrokerUnavailable, match="let go of"):
+        await kept.read("events.user.1.>", 2, 10)
+
+
+async def test_who_reads_second_finds_what_the_first_has_left() -> None:
+    """What many read is framed once for all of them; what one user reads is not kept twice."""
+    kept = Stretch("events.", NOWHERE, 0)
+    cover(kept, [(0, b"{}"), (2, b"{}")], 2, 5)
+    for subject, same in (("events.all.>", True), ("events.user.1.>", False)):
+        first, second = [(await kept.read(subject, 0, 1)).messages[0] for _ in range(2)]
+        assert (first is second) is same
+
+
+async def test_reading_much_is_done_in_parts() -> None:
+    """A megabyte at a time, or one message that is larger; the rest is pending."""
+    kept = Stretch("events.", NOWHERE, 0)
+    large = bytes(PAGE + 1)
+    cover(kept, [(2, large), (2, large[: MAX_BATCH_BYTES // 2])] * 2, 4, 5)
+    sizes, after = [], 0
+    while (found := await kept.read("events.all.>", after, 100)).messages:
+        sizes.append([len(each.payload) for each in found.messages])
+        after = found.messages[-1].sequence
+        assert found.pending == 4 - after
+    assert sizes == [[PAGE + 1], [PAGE // 2, PAGE + 1], [PAGE // 2]]
+
+
+def test_small_steps_backwards_share_their_pages() -> None:
+    """Each page is a mapping of the process, of which the system allows some ten thousands."""
+    stream: list[Message | None] = [(2, b"x" * 1000)] * 3000
+    kept = Stretch("events.", NOWHERE, 3000)
+    for begin in range(2999, -1, -1):
+        earlier = Stretch("events.", NOWHERE, begin)
+        earlier.add(Batch([stored(begin + 1, (2, b"x" * 1000))]), begin + 1)
+        kept.put_before(earlier)
+    assert len(stream) * 1000 // PAGE < len(kept._pages) < 2 * len(stream) * 1000 // PAGE + 2
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+async def test_the_system_gets_the_memory_back() -> None:
+    """Forty megabytes of messages leave next to nothing of themselves in the process."""
+
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * resource.getpagesize()
+
+    before = resident()
+    kept = Stretch("events.", NOWHERE, 0)
+    for sequence in range(1, 40_001):
+        kept.add(Batch([stored(sequence, (sequence % 2, b"x" * 1000))]), sequence)
+    assert resident() - before > 35_000_000
+    await kept.let_go(40_000)
+    assert resident() - before < 2_000_000
