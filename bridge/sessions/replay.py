@@ -208,7 +208,8 @@ class Replay:
             lowest = self._gone = head.first - 1
         self._same_connection()
         reader = await env.recent.reader(head.identity, lowest, head.last)
-        merge = Merge(reader, self.positions.to_read(self._session.wishes.keys), head.last)
+        subjects = self.positions.to_read(self._session.wishes.keys)
+        merge = Merge(reader, {each: max(at, lowest) for each, at in subjects.items()}, head.last)
         for tries in range(TRIES):
             await merge.fill()
             now = await env.continuity.look()

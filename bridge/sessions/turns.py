@@ -31,5 +31,11 @@ class Turns:
 
     def needed(self, low: int) -> int:
         """The sequence behind which those may still have to read that are not behind ``low``."""
-        needs = (each.needs for each in self.under_way)
-        return min((each for each in needs if each >= low), default=sys.maxsize)
+        lowest = sys.maxsize
+        for each in self.under_way:
+            needs = each.needs
+            if low <= needs < lowest:
+                lowest = needs
+                if lowest == low:
+                    break  # a thousand may be there; of a crowd most are at the same place
+        return lowest

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections import Counter
 from dataclasses import dataclass
 from statistics import median
@@ -16,7 +15,7 @@ from bridge.loop import FairLoop
 from tests.support.blocking_peer import Peer, upgraded
 from tests.support.inside import InsideBridge
 from tests.support.nats_server import NatsServer
-from tests.support.way_down import Work
+from tests.support.way_down import Work, counting
 
 CLIENTS: Final = 20
 CALLS: Final = 1210
@@ -73,9 +72,8 @@ class Connects:
 @pytest.fixture(scope="module")
 def connects(nats_server: NatsServer) -> Connects:
     """With a token, and a subscription to three types."""
-    work = Work()
 
-    def come(url: str) -> list[int]:
+    def come(url: str, work: Work) -> list[int]:
         counts, peers = [], []
         for at in range(CLIENTS):
             before = work.calls
@@ -85,16 +83,13 @@ def connects(nats_server: NatsServer) -> Connects:
             peer.reset()
         return counts
 
-    async def main() -> list[int]:
+    async def main() -> Connects:
         async with InsideBridge(nats_server.url) as bridge:
-            sys.setprofile(work.note)  # of this thread, which is the loop's
-            try:
-                return await asyncio.to_thread(come, bridge.url)
-            finally:
-                sys.setprofile(None)
+            with counting() as work:  # of this thread, which is the loop's
+                return Connects(work, await asyncio.to_thread(come, bridge.url, work))
 
     with asyncio.Runner(loop_factory=FairLoop) as runner:
-        return Connects(work, runner.run(main()))
+        return runner.run(main())
 
 
 def test_a_connect_is_a_bounded_number_of_calls(connects: Connects) -> None:

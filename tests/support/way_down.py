@@ -7,9 +7,11 @@ and the loop's turns are the test's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Final
 
@@ -201,12 +203,22 @@ class Work:
             self.built_in[argument.__qualname__] += 1
 
 
-def work_of(read: Callable[[bytes], None], data: bytes) -> Work:
-    """Count what a read of these bytes calls."""
-    work = Work()
+@contextlib.contextmanager
+def counting() -> Iterator[Work]:
+    """Count what this thread calls; collections wait, since they call what others registered."""
+    work, collects = Work(), gc.isenabled()
+    gc.disable()
     sys.setprofile(work.note)
     try:
-        read(data)
+        yield work
     finally:
         sys.setprofile(None)
+        if collects:
+            gc.enable()
+
+
+def work_of(read: Callable[[bytes], None], data: bytes) -> Work:
+    """Count what a read of these bytes calls."""
+    with counting() as work:
+        read(data)
     return work

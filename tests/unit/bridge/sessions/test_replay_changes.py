@@ -153,7 +153,7 @@ class TestNarrower:
             living.store(address)
         living.come_in()
         renew(visitor, permitted("review.created", "system.>"))
-        await living.let(30)
+        await living.let(100)
         assert not {"e301", "e302"} & {*after(visitor, "auth.refreshed")}
         assert visitor.stored == [*range(1, 301), 303]
 
