@@ -75,7 +75,10 @@ def _ask_over_http(url: str, user: str, cursor: str) -> None:
 
 @contextmanager
 def kept() -> Iterator[Callable[[], Counter[str]]]:
-    """Keep what is found in cycles from here on; gives a call that counts it by type."""
+    """Keep what is found in cycles that are made from here on; gives a call that counts it by type.
+
+    What is older may be given up meanwhile by a cache that had it from another test.
+    """
 
     def count() -> Counter[str]:
         gc.set_debug(gc.DEBUG_SAVEALL)
@@ -83,6 +86,7 @@ def kept() -> Iterator[Callable[[], Counter[str]]]:
         return Counter(type(each).__name__ for each in gc.garbage)
 
     gc.collect()
+    gc.freeze()
     gc.disable()
     try:
         yield count
@@ -90,6 +94,7 @@ def kept() -> Iterator[Callable[[], Counter[str]]]:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "TLS"])
