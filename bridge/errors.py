@@ -6,7 +6,7 @@
     ├── TokenError              the peer's token is refused; ``reason`` says why, never the token
     ├── TicketError             the ticket is unknown, used or expired
     ├── BrokerError             NATS did not do what was asked
-    │   ├── BrokerUnavailable   no connection, or no answer in time
+    │   ├── BrokerUnavailable   no connection, no answer in time, or what was read is gone again
     │   └── IngestError         NATS sent bytes that are no protocol (also nats-py's ProtocolError)
     └── StartError              the bridge can't start; told in one plain line
 """
@@ -36,7 +36,9 @@ class BrokerError(BridgeError):
 
 
 class BrokerUnavailable(BrokerError):
-    """There is no connection to NATS, or no answer within the time allowed."""
+    """There is no connection to NATS, no answer within the time allowed, or what was being read is
+    not there any more: what was asked for may be asked for again.
+    """
 
 
 class StartError(BridgeError):

@@ -16,7 +16,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from bridge.broker.history import BATCH, EVERYTHING, History, Stored
+from bridge.broker.history import EVERYTHING, History, Stored
 from bridge.broker.replicas import Replicas
 from bridge.broker.streams import Head, Stream
 from bridge.errors import BrokerUnavailable
@@ -24,6 +24,8 @@ from schemas.codes import GapReason
 
 log = logging.getLogger(__name__)
 
+BATCH: Final = 128
+"""Messages that are read at a time: durable events wait for this anyway, so it is to be quick."""
 SLICE: Final = 32
 """Messages that are delivered in one loop iteration: less than half a millisecond of work."""
 SETTLES: Final = 2

@@ -21,8 +21,9 @@ from bridge.broker.interests import Interests
 from bridge.errors import BrokerUnavailable
 
 BATCH: Final = 32
-"""Messages that are read at a time. Live events wait behind them, in the server and here: of four
-times as many 40 % longer in the worst hundredth, while a thousand clients come back at once.
+"""Messages that a replay reads at a time. Live events wait behind them, in the server and here:
+behind four times as many the worst hundredth waits two thirds longer, while a thousand clients come
+back at once.
 """
 MAX_BATCH_BYTES: Final = 1024 * 1024
 """Bytes after which nats-server ends a batch."""

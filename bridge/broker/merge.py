@@ -40,11 +40,11 @@ class Merge:
         self._upto: Final = upto
         self._most: Final = max(LEAST, BATCH // max(1, len(self._subjects)))
         self._sources: list[_Source] = []
-        self.restart()
+        self.restart(0)
 
-    def restart(self) -> None:
-        """Forget what was read and not taken."""
-        self._sources = [_Source(name, after) for name, after in self._subjects.items()]
+    def restart(self, lowest: int) -> None:
+        """Forget what was read and not taken; read anew, from behind ``lowest`` at the least."""
+        self._sources = [_Source(name, max(at, lowest)) for name, at in self._subjects.items()]
 
     @property
     def is_through(self) -> bool:

@@ -8,12 +8,15 @@ stream that they all need is read once, whole, and sifted here.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
 from bridge.broker.history import BATCH, EVERYTHING, Batch, History
 from bridge.broker.stretch import NOWHERE, Source, Stretch
 from bridge.errors import BrokerUnavailable
+
+log = logging.getLogger(__name__)
 
 CROWD: Final = 8
 """Replays from which on it pays to read together."""
@@ -53,6 +56,8 @@ class Recent:
         self._lock: Final = asyncio.Lock()
         self._stretch = Stretch(self._root, NOWHERE, 0)
         self._trims = False
+        self._too_early = -1
+        """What begins here, or before, does not fit in before the stretch."""
 
     async def reader(self, identity: str, after: int, upto: int) -> Reader:
         """Return what to read this from: what is kept, where that pays, else the stream itself.
@@ -60,6 +65,8 @@ class Recent:
         Raises :class:`BrokerUnavailable`.
         """
         source = (self._history.breaks, identity)
+        if after >= upto:
+            return self._history  # from which nothing will be read
         if self._stretch.has(source, after, upto):
             return self._stretch
         if self._crowd() < CROWD or upto - after > MAX_SPAN:
@@ -68,7 +75,11 @@ class Recent:
             if source[0] != self._history.breaks:
                 raise BrokerUnavailable("the connection to NATS is another one")
             if not self._stretch.has(source, after, upto):
-                await self._cover(source, after, upto)
+                try:
+                    await self._cover(source, after, upto)
+                except (OSError, MemoryError) as problem:
+                    log.warning("there is no memory for reading together: %s", problem)
+                    self._stretch = Stretch(self._root, NOWHERE, 0)
             stretch = self._stretch
         return stretch if stretch.has(source, after, upto) else self._history
 
@@ -91,6 +102,7 @@ class Recent:
                 stretch = self._stretch
                 # Whoever needs what goes now finds it below the stretch, and reads it anew.
                 await stretch.let_go(self._needed(stretch.low))
+                self._too_early = -1
         finally:
             self._trims = False
 
@@ -103,10 +115,14 @@ class Recent:
         ):
             # Whoever reads from the other one goes on with it.
             stretch = self._stretch = Stretch(self._root, source, after)
+            self._too_early = -1
+        if after <= self._too_early:
+            return
         if after < stretch.low:
             earlier = Stretch(self._root, source, after)
             await self._read_on(earlier, stretch.low, MAX_BYTES - stretch.bytes)
             if earlier.high < stretch.low:
+                self._too_early = after
                 return
             stretch.put_before(earlier)
         await self._read_on(stretch, upto, MAX_BYTES)

@@ -1,8 +1,8 @@
 """A stretch of the stream in memory: what a crowd of replays reads, by whom it may be for.
 
-It lies in pages of its own outside Python's heap, which the system gets back: a hundred thousand
-messages as Python objects would leave a heap full of holes, which the process keeps. What is read
-is made of it, a batch at a time.
+It lies in pages outside Python's heap, messages and index alike, which the system gets back: a
+hundred thousand messages as Python objects leave a heap full of holes, which the process keeps.
+What is read is made of it, a batch at a time.
 """
 
 from __future__ import annotations
@@ -10,74 +10,126 @@ from __future__ import annotations
 import asyncio
 import mmap
 from array import array
-from bisect import bisect_right
-from typing import Final
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from typing import Any, Final
 
 from bridge.broker.history import MAX_BATCH_BYTES, Batch, Stored
 from bridge.errors import BrokerUnavailable
 from schemas.patterns import ANY
 
-PAGE: Final = 1024 * 1024
+PAGE: Final = 256 * 1024
 """Bytes of a page; one that begins with a longer message is as long as that."""
-OVERHEAD: Final = 300
-"""Bytes that a kept message costs beside subject and payload, where each is for another user."""
+SMALL: Final = PAGE // 8
+"""Bytes up to which a page is put into the one before it; more would be much to do at once."""
+OVERHEAD: Final = 100
+"""Bytes that a kept message costs beside subject and payload, at the most."""
 MAX_SHARED: Final = 1024 * 1024
 """Bytes of what many read, with its frames, that are kept as it was read, at the most."""
-FREED: Final = 500
-"""Names that are let go of in one loop iteration."""
 
 Source = tuple[int, str]
 """On which connection it was read, see ``History.breaks``, and of which stream: another connection
 may lead to another replica, and in the last answers of the one before something may be missing."""
 NOWHERE: Final[Source] = (0, "")
 
+_UNSIGNED: Final = (1 << 64) - 1
+
+
+def _mapped(size: int) -> mmap.mmap:
+    # The system gives memory to it as it is filled.
+    return mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
 
 class _Page:
-    """Messages one behind the other, each its subject and then its payload."""
+    """Messages one behind the other, each its subject and then its payload.
 
-    __slots__ = ("_data", "_middles", "_starts", "sequences")
+    While it is filled, where they are is kept in Python's heap; once it is closed, beside them.
+    Names are known by their hashes.
+    """
+
+    __slots__ = ("_data", "_ends", "_hashes", "_marks", "_members", "_open", "sequences")
 
     def __init__(self, size: int) -> None:
-        # The system gives memory to it as it is filled.
-        self._data = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        self._starts = array("Q", [0])
-        self._middles = array("Q")
-        self.sequences = array("Q")
+        self._data = _mapped(size)
+        self.sequences: Sequence[int] = array("Q")
+        self._marks: Sequence[int] = array("Q", [0])
+        """Where a subject begins, where its payload does, where that ends and the next begins."""
+        self._open: dict[int, array[int]] | None = {}
+        self._hashes: Sequence[int] = ()
+        self._ends: Sequence[int] = ()
+        self._members: Sequence[int] = ()
 
     @property
     def bytes(self) -> int:
-        return self._starts[-1] + OVERHEAD * len(self.sequences)
+        return self._marks[-1] + OVERHEAD * len(self.sequences)
 
-    def put(self, stored: Stored) -> bool:
-        """Append a message; False where there is no room for it."""
-        start = self._starts[-1]
+    @property
+    def is_small(self) -> bool:
+        return self._marks[-1] <= SMALL
+
+    def put(self, stored: Stored, names: list[str]) -> bool:
+        """Append a message that is read by these names; False where there is no room for it."""
+        assert isinstance(self.sequences, array)
+        assert isinstance(self._marks, array)
+        assert self._open is not None
+        start = self._marks[-1]
         middle = start + len(stored.subject)
         end = middle + len(stored.payload)
         if end > len(self._data):
             return False
         self._data[start:middle] = stored.subject
         self._data[middle:end] = stored.payload
-        self._middles.append(middle)
-        self._starts.append(end)
+        self._marks.extend((middle, end))
         self.sequences.append(stored.sequence)
+        for name in names:
+            number = hash(name) & _UNSIGNED
+            members = self._open.get(number)
+            if members is None:
+                members = self._open[number] = array("Q")
+            members.append(stored.sequence)
         return True
 
-    def join(self, later: _Page) -> bool:
-        """Append all of a page; False where there is no room for it."""
-        start, size = self._starts[-1], later._starts[-1]
-        if start + size > len(self._data):
-            return False
-        self._data[start : start + size] = later._data[:size]
-        self._middles.extend(start + each for each in later._middles)
-        self._starts.extend(start + each for each in later._starts[1:])
-        self.sequences.extend(later.sequences)
-        return True
+    def close(self) -> None:
+        """Nothing more will be put into it."""
+        if self._open is None:
+            return
+        hashes = sorted(self._open)
+        members = array("Q")
+        for number in hashes:
+            members.extend(self._open[number])
+        lengths = (len(self._open[number]) for number in hashes)
+        ends = array("Q", accumulate(lengths, initial=0))
+        columns: list[Any] = [self.sequences, self._marks, array("Q", hashes), ends, members]
+        rest = memoryview(_mapped(8 * sum(map(len, columns)))).cast("Q")
+        views: list[memoryview[int]] = []
+        for column in columns:
+            views.append(rest[: len(column)])
+            views[-1][:] = column
+            rest = rest[len(column) :]
+        self.sequences, self._marks, self._hashes, self._ends, self._members = views
+        self._open = None
+
+    def read_by(self, name: str) -> Sequence[int]:
+        """Return the sequences of a name's messages, and hardly ever one of another name."""
+        number = hash(name) & _UNSIGNED
+        if self._open is not None:
+            return self._open.get(number, ())
+        at = bisect_left(self._hashes, number)
+        if at == len(self._hashes) or self._hashes[at] != number:
+            return ()
+        return self._members[self._ends[at] : self._ends[at + 1]]
 
     def get(self, sequence: int) -> Stored:
         """Return a message that is here."""
-        at = bisect_right(self.sequences, sequence) - 1
-        start, middle, end = self._starts[at], self._middles[at], self._starts[at + 1]
-        return Stored(sequence, self._data[start:middle], self._data[middle:end])
+        return self._at(bisect_left(self.sequences, sequence))
+
+    def __iter__(self) -> Iterator[Stored]:
+        return map(self._at, range(len(self.sequences)))
+
+    def _at(self, number: int) -> Stored:
+        start, middle, end = self._marks[2 * number : 2 * number + 3]
+        return Stored(self.sequences[number], self._data[start:middle], self._data[middle:end])
 
 
 class Stretch:
@@ -88,9 +140,8 @@ class Stretch:
         self._root: Final = root
         self.source: Final = source
         self.low = self.high = after
-        self._pages: Final[list[_Page]] = []
-        self._names: Final[dict[str, array[int]]] = {}
-        """The sequences of what a name stands for: a user, an audience, a type, a resource."""
+        self._pages: list[_Page] = []
+        """In the stream's order; all but the last are closed."""
         self._shared: Final[dict[int, Stored]] = {}
         self._shared_bytes = 0
 
@@ -104,25 +155,29 @@ class Stretch:
         return source == self.source and self.low <= after and upto <= self.high
 
     async def read(self, subject: str, after: int, most: int) -> Batch:
-        """Return the next messages of a subject after a sequence, a megabyte of them at the most.
+        """Return the next messages of a subject after a sequence; with a megabyte it is enough.
 
-        Raises :class:`BrokerUnavailable` where some may have been let go of.
+        ``pending`` is 1 where there are more. Raises :class:`BrokerUnavailable` where some may have
+        been let go of.
         """
         if after < self.low:
             raise BrokerUnavailable("what is to be read was let go of")
         name = subject.removeprefix(self._root)
         if name.endswith((".>", f".{ANY}")):
             name = name[:-2]
-        kept = self._names.get(name, ())
-        at = bisect_right(kept, after)
+        whole = f"{self._root}{name}".encode()
         batch, size = Batch(), 0
-        for sequence in kept[at : at + most]:
-            stored = self._get(sequence)
-            batch.messages.append(stored)
-            size += len(stored.payload)
-            if size > MAX_BATCH_BYTES:
-                break
-        batch.pending = len(kept) - at - len(batch.messages)
+        for number in range(bisect_right(self._pages, after, key=_last), len(self._pages)):
+            page = self._pages[number]
+            for sequence in _behind(page.read_by(name), after):
+                stored = self._get(page, sequence)
+                if stored.subject != whole and not stored.subject.startswith(whole + b"."):
+                    continue  # another name with the same hash
+                if len(batch.messages) == most or size > MAX_BATCH_BYTES:
+                    batch.pending = 1
+                    return batch
+                batch.messages.append(stored)
+                size += len(stored.payload)
         return batch
 
     def add(self, batch: Batch, upto: int) -> None:
@@ -135,66 +190,69 @@ class Stretch:
 
     def put_before(self, earlier: Stretch) -> None:
         """Take in the stretch that ends where this one begins."""
-        pages = earlier._pages
-        # However small the steps in which it is read, there are few pages.
-        joined = bool(pages and self._pages) and pages[-1].join(self._pages[0])
-        self._pages[: int(joined)] = pages
-        for name, sequences in earlier._names.items():
-            sequences.extend(self._names.get(name, ()))
-            self._names[name] = sequences
+        pages = self._pages
+        if pages and pages[0].is_small:
+            # However small the steps in which it is read backwards, there are few pages.
+            for stored in pages[0]:
+                earlier._put(stored)
+            pages = pages[1:]
+        if pages and earlier._pages:
+            earlier._pages[-1].close()
+        self._pages = earlier._pages + pages
         self.low = earlier.low
 
     async def let_go(self, upto: int) -> None:
-        """Forget what is stored up to a sequence, some at a time: at once it would hold up all."""
-        self.low = low = max(self.low, min(upto, self.high))
-        while self._pages and self._pages[0].sequences[-1] <= low:
+        """Forget the pages that hold nothing behind a sequence.
+
+        One at a time: at once it would hold up all.
+        """
+        number = bisect_right(self._pages, upto, key=_last)
+        if number == len(self._pages):
+            self.low = max(self.low, min(upto, self.high))
+        elif number:
+            self.low = _last(self._pages[number - 1])
+        self._shared.clear()
+        self._shared_bytes = 0
+        for _ in range(number):
             del self._pages[0]
             await asyncio.sleep(0)
-        for number, name in enumerate(list(self._names)):
-            sequences = self._names[name]
-            del sequences[: bisect_right(sequences, low)]
-            if not sequences:
-                del self._names[name]
-            if number % FREED == 0:
-                await asyncio.sleep(0)
-        self._forget_shared()
 
     def _put(self, stored: Stored) -> None:
-        if not self._pages or not self._pages[-1].put(stored):
-            page = _Page(max(PAGE, len(stored.subject) + len(stored.payload)))
-            page.put(stored)
-            self._pages.append(page)
-        name = stored.subject.decode("utf-8", "replace").removeprefix(self._root)
+        names = self._names(stored.subject.decode("utf-8", "replace"))
+        if self._pages and self._pages[-1].put(stored, names):
+            return
+        page = _Page(max(PAGE, len(stored.subject) + len(stored.payload)))
+        page.put(stored, names)
+        if self._pages:
+            self._pages[-1].close()
+        self._pages.append(page)
+
+    def _names(self, subject: str) -> list[str]:
+        name = subject.removeprefix(self._root)
         audience, _, rest = name.partition(".")
         if audience == "user":
-            names = [f"user.{rest.partition('.')[0]}"]
-        elif audience == "topic":
-            names = [audience, name.rpartition(".")[0], name]
-        else:
-            names = [audience]
-        for each in names:
-            sequences = self._names.get(each)
-            if sequences is None:
-                sequences = self._names[each] = array("Q")
-            sequences.append(stored.sequence)
+            return [f"user.{rest.partition('.')[0]}"]
+        if audience == "topic":
+            return [audience, name.rpartition(".")[0], name]
+        return [audience]
 
-    def _get(self, sequence: int) -> Stored:
+    def _get(self, page: _Page, sequence: int) -> Stored:
         found = self._shared.get(sequence)
         if found is None:
-            at = bisect_right(self._pages, sequence, key=_first) - 1
-            found = self._pages[at].get(sequence)
+            found = page.get(sequence)
             if not found.subject.startswith(f"{self._root}user.".encode()):
                 # Whoever reads it first keeps its frame there for the others.
                 if self._shared_bytes > MAX_SHARED:
-                    self._forget_shared()
+                    self._shared.clear()
+                    self._shared_bytes = 0
                 self._shared[sequence] = found
                 self._shared_bytes += 2 * len(found.payload) + OVERHEAD
         return found
 
-    def _forget_shared(self) -> None:
-        self._shared.clear()
-        self._shared_bytes = 0
+
+def _last(page: _Page) -> int:
+    return page.sequences[-1]
 
 
-def _first(page: _Page) -> int:
-    return page.sequences[0]
+def _behind(sequences: Sequence[int], after: int) -> Sequence[int]:
+    return sequences[bisect_right(sequences, after) :]

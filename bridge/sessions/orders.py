@@ -57,8 +57,10 @@ class Order:
 
     @property
     def known_begin(self) -> int:
-        """After which sequence it begins at the earliest; 0 where that is to be found."""
-        return self.begins if self.cursor is None else self.cursor.position
+        """After which sequence it begins at the earliest; -1 where that is to be found."""
+        if self.cursor is not None:
+            return self.cursor.position
+        return -1 if self.last else self.begins
 
     @property
     def is_begun(self) -> bool:

@@ -68,6 +68,7 @@ class Replay:
         )
         self._orders: Final[list[Order]] = []
         self._at_hand: list[Order] = []
+        """The orders of the pass that is under way."""
         self._expected: Final[list[Order]] = []
         self._ordered: Final = asyncio.Event()
         self._stream = session.env.hub.order.identity
@@ -76,6 +77,8 @@ class Replay:
         self._passes = 0
         self._gone = 0
         """Up to where it has been dealt with that the stream no longer holds everything."""
+        self._unchecked: int | None = None
+        """After which sequence something was read that the stream may have let go of before."""
         self._is_placed = False
         self._task: asyncio.Task[None] | None = None
         self._over = False
@@ -114,11 +117,12 @@ class Replay:
 
     @property
     def needs(self) -> int:
-        """The sequence behind which it may still have to read; 0 while that is to be found."""
+        """The sequence behind which it may still have to read; -1 while that is to be found."""
         lowest = max(self._gone, self.positions.lowest)
         if self._is_placed:
             return lowest
-        return min([lowest, *(order.known_begin for order in (*self._at_hand, *self._orders))])
+        orders = (*self._at_hand, *self._orders)
+        return min([lowest, *(order.known_begin for order in orders if order.keys)])
 
     def _done(self, task: asyncio.Task[None]) -> None:
         # A task that was cancelled holds its frames, and with them this object.
@@ -195,11 +199,12 @@ class Replay:
             # Clients were told; what they are at in the old stream says nothing about this one.
             self._stream = env.hub.order.identity
             self.positions.reach(env.hub.order.begun)
-            self._gone = 0
+            self._gone, self._unchecked = 0, None
         goes_on = self._is_placed or self._passes > 0
         for order in orders:
             await self._place(order, head)
         self._is_placed = True
+        self._check(orders, head)
         lowest = max(self._gone, self.positions.lowest)
         if head.first > lowest + 1:
             # Of what is new each order has told it just now.
@@ -218,28 +223,25 @@ class Replay:
             # The stream let go of some while they were being read.
             self._miss(orders, lowest, min(now.first - 1, head.last))
             lowest = now.first - 1
+            self._gone = min(lowest, head.last)
             if tries < TRIES - 1:
-                merge.restart()
-        later = await self._write_all(merge, orders)
-        if later is not None:
+                merge.restart(lowest)
+        await self._write_all(merge, orders)
+        if self._unchecked is not None:
             now = await env.continuity.look()
-            if now.first > later + 1:
-                self._miss(orders, later, min(now.first - 1, head.last))
         if now.identity != head.identity:
             raise BrokerUnavailable("the stream was made anew meanwhile")
+        self._check(orders, replace(now, last=head.last))
         self._same_connection()
         return head.last if merge.is_through else None
 
-    async def _write_all(self, merge: Merge, orders: list[Order]) -> int | None:
-        """Write until all is through, the client can't take more, or the turn is over.
-
-        Returns after which sequence more had to be read for that; None where nothing had.
-        """
-        loop = asyncio.get_running_loop()
-        ends, later = loop.time() + TURN, None
+    async def _write_all(self, merge: Merge, orders: list[Order]) -> None:
+        """Write until all is through, the client can't take more, or the turn is over."""
+        ends = asyncio.get_running_loop().time() + TURN
         while not merge.is_through:
             if merge.is_dry:
-                later = self.positions.lowest if later is None else later
+                if self._unchecked is None:
+                    self._unchecked = self.positions.lowest
                 await merge.fill()
                 continue
             async with self._session.env.turns.writing:
@@ -247,9 +249,8 @@ class Replay:
                 if not self._backlog.blocked:  # since it was looked at
                     self._write(merge, orders)
                 await asyncio.sleep(0)
-            if self._backlog.blocked or loop.time() >= ends:
+            if self._backlog.blocked or asyncio.get_running_loop().time() >= ends:
                 break
-        return later
 
     def _write(self, merge: Merge, orders: list[Order]) -> None:
         """Write what comes next, a slice of it at the most."""
@@ -271,6 +272,14 @@ class Replay:
         """What is read on another one may come from a replica that is behind, see ``settled``."""
         if self._breaks != self._session.env.continuity.breaks:
             raise BrokerUnavailable("the connection to NATS is another one")
+
+    def _check(self, orders: list[Order], head: Head) -> None:
+        """Tell what the stream has let go of while it was read on."""
+        after, self._unchecked = self._unchecked, None
+        upto = min(head.first - 1, head.last)
+        if after is not None and upto > after:
+            self._miss(orders, after, upto)
+            self._gone = max(self._gone, upto)
 
     def _miss(self, orders: list[Order], after: int, upto: int) -> None:
         for order in orders:
@@ -378,7 +387,8 @@ class Replay:
         first = self._backlog.give_up(reached)
         if incomplete and (first is None or first > reached + 1):
             upto = None if first is None else first - 1
-            session.tell_gap(reached, upto, GapReason.UNAVAILABLE)
+            after = reached if self._unchecked is None else min(reached, self._unchecked)
+            session.tell_gap(after, upto, GapReason.UNAVAILABLE)
 
     def _say(self, order: Order, cursor: str | None) -> None:
         if not order.quiet:

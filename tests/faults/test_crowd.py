@@ -18,7 +18,7 @@ EVENTS = 20_000
 PADDING = 700
 AT_ONCE = 100
 """How many there are, what is stored while they are away, and how much of that at a time, of which
-one is for all of them.
+one is for all of them, and the rest each for somebody else who is not there.
 """
 
 STORED = EVENTS * PADDING // 1024
@@ -49,8 +49,9 @@ async def test_memory_is_given_back(world: World, repetition: int, figure: Figur
                 fleet.move([])
                 for client in fleet.clients:
                     client.cut()
-                for _ in range(0, events, AT_ONCE):
-                    some = [to_user("someone else", "upload.completed", "1")] * (AT_ONCE - 1)
+                for number in range(0, events, AT_ONCE):
+                    others = range(number + 1, number + AT_ONCE)
+                    some = [to_user(f"other-{each}", "upload.completed", "1") for each in others]
                     some.append(everyone("file.ready", "1"))
                     await asyncio.gather(*(publisher.publish(each) for each in some))
                 fleet.move([bridge.url])

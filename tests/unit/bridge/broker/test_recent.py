@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Coroutine
 from typing import Any
 
 import pytest
 
 from bridge.broker import recent, stretch
+from bridge.broker.history import EVERYTHING, Batch
 from bridge.broker.recent import CROWD, Recent
 from bridge.errors import BrokerUnavailable
 from tests.support.scripted_stream import ScriptedStream
@@ -87,13 +89,13 @@ async def test_a_crowd_reads_once(scene: Scene) -> None:
 )
 @pytest.mark.parametrize("after", [0, 4, 12, 18])
 async def test_it_gives_what_the_stream_gives(scene: Scene, subject: str, after: int) -> None:
-    """The same messages in the same order, with the same number still to come."""
+    """The same messages in the same order, and whether there are more."""
     reader = await scene.recent.reader("5f", 0, 18)
     assert reader is not own(scene)
     for most in (1, 2, 100):
-        assert await reader.read(subject, after, most) == await scene.stream.read(
-            subject, after, most
-        )
+        found = await reader.read(subject, after, most)
+        wanted = await scene.stream.read(subject, after, most)
+        assert found == Batch(wanted.messages, wanted.pending > 0)
 
 
 async def test_a_longer_stretch_is_read_on(scene: Scene) -> None:
@@ -176,7 +178,6 @@ async def test_what_nobody_needs_any_more_is_let_go_of(
     """
     monkeypatch.setattr(recent, "MUCH", 18 * stretch.OVERHEAD)
     monkeypatch.setattr(stretch, "PAGE", 100)
-    monkeypatch.setattr(stretch, "FREED", 2)
     for last in range(19, 200):
         scene.stream.store(SUBJECTS[last % len(SUBJECTS)], b"{}")
         scene.needed = last - 6
@@ -197,11 +198,14 @@ async def test_what_was_let_go_of_is_read_from_the_stream(
 ) -> None:
     """By who needs it all the same: it does not get less than there is, nor anything twice."""
     monkeypatch.setattr(recent, "MUCH", 1)
+    monkeypatch.setattr(stretch, "PAGE", 1)
     await scene.recent.reader("5f", 0, 18)
     scene.needed = 12
     scene.recent.tick()
     await asyncio.gather(*scene.tasks)
+    scene.stream.reads.clear()
     reader = await scene.recent.reader("5f", 3, 18)
+    assert scene.stream.reads == [(EVERYTHING, 3)]
     found = [
         stored.sequence
         for subject in ("events.user.1.>", "events.user.2.>", "events.all.>", "events.topic.>")
@@ -215,6 +219,7 @@ async def test_what_is_needed_is_asked_for_when_it_counts(
 ) -> None:
     """A replay that begins between the look and the letting go keeps what it needs."""
     monkeypatch.setattr(recent, "MUCH", 1)
+    monkeypatch.setattr(stretch, "PAGE", 1)
     reader = await scene.recent.reader("5f", 0, 18)
     scene.needed = 12
     scene.recent.tick()
@@ -230,8 +235,53 @@ async def test_a_crowd_that_needs_all_keeps_it(
 ) -> None:
     """However much that is: it is read once."""
     monkeypatch.setattr(recent, "MUCH", 1)
+    monkeypatch.setattr(stretch, "PAGE", 1)
     first = await scene.recent.reader("5f", 0, 18)
     scene.recent.tick()
     scene.stream.store(SUBJECTS[0], b"{}")
     assert await scene.recent.reader("5f", 0, 19) is first
     assert len(scene.stream.reads) == 2
+
+
+async def test_what_does_not_fit_is_not_read_again_and_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where what comes before is too much to be kept, one of the crowd finds that out for all; once
+    something was let go of it is tried again.
+    """
+    await scene.recent.reader("5f", 12, 18)
+    monkeypatch.setattr(recent, "MAX_BYTES", scene.recent._stretch.bytes)
+    scene.stream.reads.clear()
+    for after in (6, 6, 5):
+        assert await scene.recent.reader("5f", after, 18) is own(scene)
+    assert len(scene.stream.reads) <= 1
+    monkeypatch.setattr(recent, "MUCH", 1)
+    scene.needed = 18
+    scene.recent.tick()
+    await asyncio.gather(*scene.tasks)
+    assert await scene.recent.reader("5f", 12, 18) is not own(scene)
+
+
+async def test_without_memory_each_reads_for_itself(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of what was half taken in is read by anybody."""
+    monkeypatch.setattr(stretch, "PAGE", 1)
+    room = 5
+
+    class Page(stretch._Page):
+        def __init__(self, size: int) -> None:
+            nonlocal room
+            room -= 1
+            if room < 0:
+                raise OSError(errno.ENOMEM, "no memory")
+            super().__init__(size)
+
+    monkeypatch.setattr(stretch, "_Page", Page)
+    assert await scene.recent.reader("5f", 0, 18) is own(scene)
+    room = 18
+    reader = await scene.recent.reader("5f", 0, 18)
+    assert reader is not own(scene)
+    assert await reader.read("events.topic.>", 0, 100) == await scene.stream.read(
+        "events.topic.>", 0, 100
+    )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bridge.broker import stretch
 from bridge.broker.history import MAX_BATCH_BYTES, Batch, Stored
-from bridge.broker.stretch import NOWHERE, PAGE, Stretch
+from bridge.broker.stretch import NOWHERE, SMALL, Stretch
 from bridge.errors import BrokerUnavailable
 
 NAMES = (
@@ -42,6 +42,9 @@ messages = st.lists(
 )
 """What has each sequence from 1 on; None is gone from the stream."""
 
+steps = st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=4)
+"""From where on it is read backwards, and up to where it is let go of before that."""
+
 
 def stored(sequence: int, message: Message) -> Stored:
     """As it is read from the stream."""
@@ -59,24 +62,32 @@ def cover(kept: Stretch, stream: list[Message | None], upto: int, step: int) -> 
         kept.add(Batch(rest[:step], max(0, len(rest) - step)), upto)
 
 
-@given(data=st.data(), stream=messages, step=st.integers(1, 7), page=st.integers(1, 400))
+@given(
+    data=st.data(),
+    stream=messages,
+    step=st.integers(1, 7),
+    page=st.integers(1, 400),
+    small=st.integers(0, 400),
+)
 def test_it_gives_what_the_stream_has(
-    data: st.DataObject, stream: list[Message | None], step: int, page: int
+    data: st.DataObject, stream: list[Message | None], step: int, page: int, small: int
 ) -> None:
     """However it was read, forwards and backwards, in steps and pages of any size, and whatever
     was let go of: every message of a subject behind a sequence, in order, with how many come after.
     """
-    low, middle, high = sorted(data.draw(st.integers(0, len(stream))) for _ in range(3))
+    begin, high = sorted(data.draw(st.integers(0, len(stream))) for _ in range(2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stretch, "PAGE", page)
-        kept = Stretch("events.", NOWHERE, middle)
+        patch.setattr(stretch, "SMALL", small)
+        kept = Stretch("events.", NOWHERE, begin)
         cover(kept, stream, high, step)
-        for begin in sorted({low, (low + middle) // 2}, reverse=True):
-            earlier = Stretch("events.", NOWHERE, begin)
+        for begin, gone in data.draw(steps):
+            asyncio.run(kept.let_go(min(gone, high)))
+            earlier = Stretch("events.", NOWHERE, min(begin, kept.low))
             cover(earlier, stream, kept.low, step)
             kept.put_before(earlier)
     gone = data.draw(st.integers(0, high))
-    after = data.draw(st.integers(max(low, gone), high))
+    after = data.draw(st.integers(max(kept.low, gone), high))
     most = data.draw(st.integers(1, 10))
 
     async def read() -> dict[str, Batch]:
@@ -84,6 +95,7 @@ def test_it_gives_what_the_stream_has(
         return {subject: await kept.read(subject, after, most) for subject in READ_BY}
 
     found = asyncio.run(read())
+    assert all(page._open is None for page in kept._pages[:-1])
     assert kept.has(NOWHERE, after, high)
     for subject, names in READ_BY.items():
         there = [
@@ -91,15 +103,17 @@ def test_it_gives_what_the_stream_has(
             for sequence, message in enumerate(stream, 1)
             if message is not None and after < sequence <= high and message[0] in names
         ]
-        assert found[subject] == Batch(there[:most], max(0, len(there) - most))
+        assert found[subject] == Batch(there[:most], len(there) > most)
 
 
-async def test_what_was_let_go_of_is_not_taken_for_nothing() -> None:
+async def test_what_was_let_go_of_is_not_taken_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever reads behind what is left is told, instead of passing over what was there."""
+    monkeypatch.setattr(stretch, "PAGE", 1)
     kept = Stretch("events.", NOWHERE, 0)
     cover(kept, [(0, b"{}")] * 5, 5, 5)
     await kept.let_go(3)
     assert not kept.has(NOWHERE, 2, 5)
+    assert kept.has(NOWHERE, 3, 5)
     with pytest.raises(BrokerUnavailable, match="let go of"):
         await kept.read("events.user.1.>", 2, 10)
 
@@ -114,32 +128,32 @@ async def test_who_reads_second_finds_what_the_first_has_left() -> None:
 
 
 async def test_reading_much_is_done_in_parts() -> None:
-    """A megabyte at a time, or one message that is larger; the rest is pending."""
+    """Until it is more than a megabyte, or one message that is; the rest is pending."""
     kept = Stretch("events.", NOWHERE, 0)
-    large = bytes(PAGE + 1)
+    large = bytes(MAX_BATCH_BYTES + 1)
     cover(kept, [(2, large), (2, large[: MAX_BATCH_BYTES // 2])] * 2, 4, 5)
     sizes, after = [], 0
     while (found := await kept.read("events.all.>", after, 100)).messages:
         sizes.append([len(each.payload) for each in found.messages])
         after = found.messages[-1].sequence
-        assert found.pending == 4 - after
-    assert sizes == [[PAGE + 1], [PAGE // 2, PAGE + 1], [PAGE // 2]]
+        assert found.pending == (after < 4)
+    half = MAX_BATCH_BYTES // 2
+    assert sizes == [[len(large)], [half, len(large)], [half]]
 
 
 def test_small_steps_backwards_share_their_pages() -> None:
     """Each page is a mapping of the process, of which the system allows some ten thousands."""
-    stream: list[Message | None] = [(2, b"x" * 1000)] * 3000
     kept = Stretch("events.", NOWHERE, 3000)
     for begin in range(2999, -1, -1):
         earlier = Stretch("events.", NOWHERE, begin)
         earlier.add(Batch([stored(begin + 1, (2, b"x" * 1000))]), begin + 1)
         kept.put_before(earlier)
-    assert len(stream) * 1000 // PAGE < len(kept._pages) < 2 * len(stream) * 1000 // PAGE + 2
+    assert len(kept._pages) < 2 * 3_000_000 // SMALL + 2
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
 async def test_the_system_gets_the_memory_back() -> None:
-    """Forty megabytes of messages leave next to nothing of themselves in the process."""
+    """Forty megabytes of messages, each for another user, leave next to nothing in the process."""
 
     def resident() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -148,7 +162,20 @@ async def test_the_system_gets_the_memory_back() -> None:
     before = resident()
     kept = Stretch("events.", NOWHERE, 0)
     for sequence in range(1, 40_001):
-        kept.add(Batch([stored(sequence, (sequence % 2, b"x" * 1000))]), sequence)
+        subject = b"events.user.%d.upload.completed.7" % sequence
+        kept.add(Batch([Stored(sequence, subject, b"x" * 1000)]), sequence)
     assert resident() - before > 35_000_000
     await kept.let_go(40_000)
     assert resident() - before < 2_000_000
+
+
+async def test_names_with_the_same_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is given what is for somebody else, in a page that is being filled and in others."""
+    monkeypatch.setattr(stretch, "hash", lambda name: len(name), raising=False)
+    monkeypatch.setattr(stretch, "PAGE", 100)
+    kept = Stretch("events.", NOWHERE, 0)
+    cover(kept, [(0, b"{}"), (1, b"{}")] * 4, 8, 3)
+    assert len(kept._pages) > 1
+    for number, subject in enumerate(("events.user.1.>", "events.user.2.>"), 1):
+        found = await kept.read(subject, 0, 100)
+        assert [each.sequence for each in found.messages] == list(range(number, 9, 2))

@@ -147,6 +147,43 @@ class TestRetention:
         assert (data["recovered"], data["reason"]) == (False, "CURSOR_TOO_OLD")
         assert data["missing"] == {"from": "5f-0", "to": "5f-10"}
 
+    async def test_all_that_goes_while_it_is_first_read_is_named(self, living: House) -> None:
+        """What was asked for, and more that came in meanwhile than may wait."""
+        fill(living, *[MINE] * 20)
+        visitor = Visitor(living, person(), cursor="5f-0")
+
+        def overtake() -> None:
+            if living.stream.reads:
+                living.stream.on_read = lambda: None
+                for _ in range(300):
+                    living.store(MINE)
+                living.come_in()
+                living.stream.lose(100)
+
+        living.stream.on_read = overtake
+        await living.let(3)
+        assert visitor.stored == list(range(101, 321))
+        assert completed(visitor)["missing"] == {"from": "5f-0", "to": "5f-20"}
+        assert visitor.told("gap") == [
+            {"from": "5f-20", "to": "5f-100", "reason": "RETENTION", "recoverable": False}
+        ]
+
+    async def test_what_goes_while_it_is_read_on_is_named(self, living: House) -> None:
+        """Also when JetStream is away before that could be looked at: some has been sent by then
+        that lies behind the hole.
+        """
+        fill(living, *[MINE] * 400)
+        visitor = Visitor(living, person(), cursor="5f-0")
+        when_written(visitor, b'"e40"', lambda: living.stream.lose(300))
+        when_written(visitor, b'"e301"', lambda: setattr(living.stream, "failures", 1))
+        await living.let(3)
+        last = max(each for each in visitor.stored if each <= 300)
+        assert visitor.stored == [*range(1, last + 1), *range(301, 401)]
+        data = completed(visitor)
+        assert (data["recovered"], data["reason"]) == (False, "CURSOR_TOO_OLD")
+        assert int(data["missing"]["from"].partition("-")[2]) <= last
+        assert data["missing"]["to"] == "5f-300"
+
     async def test_retention_overtakes_a_client_before_it_got_anything(self, living: House) -> None:
         """It stalled right after its place was found, and nothing had been written."""
         fill(living, *[MINE] * 400)
