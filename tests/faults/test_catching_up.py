@@ -80,7 +80,14 @@ async def test_is_told_while_it_lasts(world: World, repetition: int, figure: Fig
         await bus.publish(to_user(USER, "upload.progress", "1"))
         async with asyncio.timeout(TOLD):
             await all_live.wait()
-        now = await left()
+        now: int | None = MISSED
+
+        async def goes_on() -> bool:
+            nonlocal now
+            now = await left()
+            return now != MISSED
+
+        await eventually(goes_on, "going on", TOLD)
         assert now is not None, "at its end before the way was widened"
         assert 0 < now < MISSED
         assert await bridge.gauge("catching_up") == 1
