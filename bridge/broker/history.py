@@ -52,7 +52,9 @@ class Stored:
 
 @dataclass(slots=True)
 class Batch:
-    """What one request brought. ``pending`` is how many that match come after these."""
+    """What one request brought. ``pending`` is how many that match come after these, or 1 from a
+    reader that does not count.
+    """
 
     messages: list[Stored] = field(default_factory=list)
     pending: int = 0

@@ -56,6 +56,7 @@ class Recent:
         self._lock: Final = asyncio.Lock()
         self._stretch = Stretch(self._root, NOWHERE, 0)
         self._trims = False
+        self._has_memory = True
         self._too_early = -1
         """What begins here, or before, does not fit in before the stretch."""
 
@@ -65,8 +66,8 @@ class Recent:
         Raises :class:`BrokerUnavailable`.
         """
         source = (self._history.breaks, identity)
-        if after >= upto:
-            return self._history  # from which nothing will be read
+        if after >= upto or not self._has_memory:
+            return self._history
         if self._stretch.has(source, after, upto):
             return self._stretch
         if self._crowd() < CROWD or upto - after > MAX_SPAN:
@@ -80,11 +81,13 @@ class Recent:
                 except (OSError, MemoryError) as problem:
                     log.warning("there is no memory for reading together: %s", problem)
                     self._stretch = Stretch(self._root, NOWHERE, 0)
+                    self._has_memory = False
             stretch = self._stretch
         return stretch if stretch.has(source, after, upto) else self._history
 
     def tick(self) -> None:
         """Let go of what nobody needs any more."""
+        self._has_memory = True  # or so it is tried
         stretch = self._stretch
         if self._trims or not stretch.bytes:
             return
@@ -102,7 +105,6 @@ class Recent:
                 stretch = self._stretch
                 # Whoever needs what goes now finds it below the stretch, and reads it anew.
                 await stretch.let_go(self._needed(stretch.low))
-                self._too_early = -1
         finally:
             self._trims = False
 

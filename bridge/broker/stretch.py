@@ -1,7 +1,8 @@
 """A stretch of the stream in memory: what a crowd of replays reads, by whom it may be for.
 
-It lies in pages outside Python's heap, messages and index alike, which the system gets back: a
-hundred thousand messages as Python objects leave a heap full of holes, which the process keeps.
+It lies in pages outside Python's heap, which the system gets back, and so does their index but for
+the page that is being filled: a hundred thousand messages as Python objects leave a heap full of
+holes, which the process keeps.
 What is read is made of it, a batch at a time.
 """
 
@@ -24,7 +25,7 @@ PAGE: Final = 256 * 1024
 SMALL: Final = PAGE // 8
 """Bytes up to which a page is put into the one before it; more would be much to do at once."""
 OVERHEAD: Final = 100
-"""Bytes that a kept message costs beside subject and payload, at the most."""
+"""Bytes that a kept message costs beside subject and payload, about."""
 MAX_SHARED: Final = 1024 * 1024
 """Bytes of what many read, with its frames, that are kept as it was read, at the most."""
 
@@ -140,15 +141,12 @@ class Stretch:
         self._root: Final = root
         self.source: Final = source
         self.low = self.high = after
+        self.bytes = 0
+        """About how much memory it takes."""
         self._pages: list[_Page] = []
         """In the stream's order; all but the last are closed."""
         self._shared: Final[dict[int, Stored]] = {}
         self._shared_bytes = 0
-
-    @property
-    def bytes(self) -> int:
-        """About how much memory it takes."""
-        return sum(page.bytes for page in self._pages)
 
     def has(self, source: Source, after: int, upto: int) -> bool:
         """Whether all of this is here."""
@@ -195,10 +193,12 @@ class Stretch:
             # However small the steps in which it is read backwards, there are few pages.
             for stored in pages[0]:
                 earlier._put(stored)
+            self.bytes -= pages[0].bytes
             pages = pages[1:]
         if pages and earlier._pages:
             earlier._pages[-1].close()
         self._pages = earlier._pages + pages
+        self.bytes += earlier.bytes
         self.low = earlier.low
 
     async def let_go(self, upto: int) -> None:
@@ -211,13 +211,15 @@ class Stretch:
             self.low = max(self.low, min(upto, self.high))
         elif number:
             self.low = _last(self._pages[number - 1])
-        self._shared.clear()
-        self._shared_bytes = 0
+        if number:
+            self._shared.clear()
+            self._shared_bytes = 0
         for _ in range(number):
-            del self._pages[0]
+            self.bytes -= self._pages.pop(0).bytes
             await asyncio.sleep(0)
 
     def _put(self, stored: Stored) -> None:
+        self.bytes += len(stored.subject) + len(stored.payload) + OVERHEAD
         names = self._names(stored.subject.decode("utf-8", "replace"))
         if self._pages and self._pages[-1].put(stored, names):
             return

@@ -218,7 +218,7 @@ class Replay:
         for tries in range(TRIES):
             await merge.fill()
             now = await env.continuity.look()
-            if now.first <= lowest + 1:
+            if now.first <= lowest + 1 or lowest >= head.last:
                 break
             # The stream let go of some while they were being read.
             self._miss(orders, lowest, min(now.first - 1, head.last))
@@ -277,9 +277,9 @@ class Replay:
         """Tell what the stream has let go of while it was read on."""
         after, self._unchecked = self._unchecked, None
         upto = min(head.first - 1, head.last)
-        if after is not None and upto > after:
-            self._miss(orders, after, upto)
-            self._gone = max(self._gone, upto)
+        if after is not None and upto > max(after, self._gone):
+            self._miss(orders, max(after, self._gone), upto)
+            self._gone = upto
 
     def _miss(self, orders: list[Order], after: int, upto: int) -> None:
         for order in orders:
@@ -385,9 +385,9 @@ class Replay:
         session.env.hub.flush.settle()
         incomplete = self._backlog.overran or self._passes
         first = self._backlog.give_up(reached)
-        if incomplete and (first is None or first > reached + 1):
+        after = reached if self._unchecked is None else min(reached, self._unchecked)
+        if incomplete and (first is None or first > after + 1):
             upto = None if first is None else first - 1
-            after = reached if self._unchecked is None else min(reached, self._unchecked)
             session.tell_gap(after, upto, GapReason.UNAVAILABLE)
 
     def _say(self, order: Order, cursor: str | None) -> None:

@@ -12,7 +12,7 @@ class Needy(Protocol):
 
     @property
     def needs(self) -> int:
-        """The sequence behind which it may still have to read."""
+        """The sequence behind which it may still have to read; -1 while that is not known."""
 
 
 class Turns:

@@ -246,26 +246,23 @@ async def test_a_crowd_that_needs_all_keeps_it(
 async def test_what_does_not_fit_is_not_read_again_and_again(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where what comes before is too much to be kept, one of the crowd finds that out for all; once
-    something was let go of it is tried again.
+    """Where what comes before is too much to be kept, one of the crowd finds that out for all that
+    begin there or before; who begins later may fit in.
     """
     await scene.recent.reader("5f", 12, 18)
-    monkeypatch.setattr(recent, "MAX_BYTES", scene.recent._stretch.bytes)
+    monkeypatch.setattr(recent, "BATCH", 1)
+    monkeypatch.setattr(recent, "MAX_BYTES", scene.recent._stretch.bytes + 1)
     scene.stream.reads.clear()
     for after in (6, 6, 5):
         assert await scene.recent.reader("5f", after, 18) is own(scene)
-    assert len(scene.stream.reads) <= 1
-    monkeypatch.setattr(recent, "MUCH", 1)
-    scene.needed = 18
-    scene.recent.tick()
-    await asyncio.gather(*scene.tasks)
-    assert await scene.recent.reader("5f", 12, 18) is not own(scene)
+    assert scene.stream.reads == [(EVERYTHING, 6)]
+    assert await scene.recent.reader("5f", 11, 18) is not own(scene)
 
 
 async def test_without_memory_each_reads_for_itself(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing of what was half taken in is read by anybody."""
+    """Until a while later, and nothing of what was half taken in is read by anybody."""
     monkeypatch.setattr(stretch, "PAGE", 1)
     room = 5
 
@@ -280,6 +277,10 @@ async def test_without_memory_each_reads_for_itself(
     monkeypatch.setattr(stretch, "_Page", Page)
     assert await scene.recent.reader("5f", 0, 18) is own(scene)
     room = 18
+    scene.stream.reads.clear()
+    assert await scene.recent.reader("5f", 0, 18) is own(scene)
+    assert scene.stream.reads == []
+    scene.recent.tick()
     reader = await scene.recent.reader("5f", 0, 18)
     assert reader is not own(scene)
     assert await reader.read("events.topic.>", 0, 100) == await scene.stream.read(

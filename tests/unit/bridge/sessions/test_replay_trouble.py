@@ -168,6 +168,47 @@ class TestRetention:
             {"from": "5f-20", "to": "5f-100", "reason": "RETENTION", "recoverable": False}
         ]
 
+    async def test_who_has_everything_misses_nothing(self, living: House) -> None:
+        """What came in meanwhile waits, also when the stream lets go of it and of all before."""
+        fill(living, *[MINE] * 20)
+        visitor = Visitor(living, person(), cursor="5f-20")
+
+        def overtake() -> None:
+            if visitor.session.replay is not None and visitor.session.replay._is_placed:
+                living.stream.on_read = lambda: None
+                for _ in range(5):
+                    living.store(MINE)
+                living.come_in()
+                living.stream.lose(25)
+
+        living.stream.on_read = overtake
+        await living.let(2)
+        assert visitor.stored == list(range(21, 26))
+        assert completed(visitor)["recovered"]
+        assert visitor.told("gap") == []
+
+    async def test_a_hole_is_named_when_the_rest_is_given_up(self, living: House) -> None:
+        """JetStream went away before it could be asked how far the hole goes."""
+        fill(living, *[MINE] * 3)
+        visitor = Visitor(living, person(), cursor="5f-0")
+        flood(living)
+
+        def go_away() -> None:
+            living.stream.go_away()
+            living.store(MINE)
+            living.come_in()
+
+        when_written(visitor, b'"e40"', lambda: living.stream.lose(200))
+        when_written(visitor, b'"e303"', go_away)
+        await living.let(10)
+        last = max(each for each in visitor.stored if each <= 200)
+        assert visitor.stored == [*range(1, last + 1), *range(201, 305)]
+        assert completed(visitor)["recovered"]
+        (gap,) = visitor.told("gap")
+        assert gap["reason"] == "UNAVAILABLE"
+        assert int(gap["from"].partition("-")[2]) <= last
+        assert gap["to"] == "5f-303"
+
     async def test_what_goes_while_it_is_read_on_is_named(self, living: House) -> None:
         """Also when JetStream is away before that could be looked at: some has been sent by then
         that lies behind the hole.
