@@ -237,10 +237,10 @@ async def test_a_broker_without_jetstream_is_like_one_without_the_stream(
 ) -> None:
     """The two can't be told apart by a service, and need not be."""
     url = (plain_nats_server.url,)
-    async with EventPublisher(PublisherSettings(url=url, publish_deadline=0.3)) as publisher:
+    async with EventPublisher(PublisherSettings(url=url, publish_deadline=2)) as publisher:
         with pytest.raises(StreamMissing):
             await UploadEvents(publisher).completed("42", "u1", {})
-    settings = PublisherSettings(url=url, timeout=0.3, without_stream="live")
+    settings = PublisherSettings(url=url, without_stream="live")
     async with EventPublisher(settings) as publisher:
         [receipt] = await UploadEvents(publisher).completed("42", "u1", {})
     assert not receipt.stored
