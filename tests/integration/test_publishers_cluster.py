@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
 import nats
 import pytest
 from nats.js import JetStreamContext
-from nats.js.errors import Error as JetStreamError
 
 from publishers import EventPublisher, PublisherSettings, UploadEvents
-from tests.support.cluster import Cluster
+from tests.support.cluster import Cluster, patiently
 
 DEADLINE = 60.0
 
 
 async def replicated(jetstream: JetStreamContext) -> None:
     """Make the stream, as soon as the cluster has chosen who may."""
-    async with asyncio.timeout(DEADLINE):
-        while True:
-            try:
-                await jetstream.add_stream(
-                    name="EVENTS", subjects=["events.>"], num_replicas=3, allow_direct=True
-                )
-            except (JetStreamError, TimeoutError):
-                await asyncio.sleep(0.1)
-            else:
-                return
+    await patiently(
+        lambda: jetstream.add_stream(
+            name="EVENTS", subjects=["events.>"], num_replicas=3, allow_direct=True
+        )
+    )
 
 
 @pytest.mark.timeout(180)
@@ -54,6 +49,9 @@ async def test_the_election_of_a_leader_costs_no_event(
             if publisher.spool is not None:
                 async with asyncio.timeout(DEADLINE):
                     await publisher.spool.emptied()
-        last = (await jetstream.stream_info("EVENTS")).state.last_seq
-        stored = [await jetstream.get_msg("EVENTS", seq=n) for n in range(1, last + 1)]
+        info = await patiently(lambda: jetstream.stream_info("EVENTS"))
+        stored = [
+            await patiently(partial(jetstream.get_msg, "EVENTS", number))
+            for number in range(1, info.state.last_seq + 1)
+        ]
     assert [(message.headers or {})["Nats-Msg-Id"] for message in stored] == names

@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Final, TypeVar
 
+from nats.errors import NoRespondersError
 from nats.js import JetStreamContext
 from nats.js.errors import Error as JetStreamError
+from nats.js.errors import NotFoundError
 
 from tests.support.nats_server import DEADLINE, EmbeddedNats, free_port
+
+CHOOSING: Final = 60.0
+"""Longest time that a cluster may take to choose, on a machine that is busy."""
+
+T = TypeVar("T")
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask a cluster, and again while it chooses who is to answer."""
+    async with asyncio.timeout(CHOOSING):
+        while True:
+            try:
+                return await ask()
+            except NotFoundError:
+                raise
+            except (JetStreamError, NoRespondersError, TimeoutError):
+                await asyncio.sleep(0.1)
 
 
 class Cluster:
