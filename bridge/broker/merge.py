@@ -34,13 +34,15 @@ class _Source:
 class Merge:
     """The messages of some subjects, each after a sequence of its own, up to one for all."""
 
-    def __init__(self, reader: Reader, subjects: Mapping[str, int], upto: int) -> None:
+    def __init__(
+        self, reader: Reader, subjects: Mapping[str, int], upto: int, lowest: int = 0
+    ) -> None:
         self._reader: Final = reader
         self._subjects: Final = {name: at for name, at in subjects.items() if at < upto}
         self._upto: Final = upto
         self._most: Final = max(LEAST, BATCH // max(1, len(self._subjects)))
         self._sources: list[_Source] = []
-        self.restart(0)
+        self.restart(lowest)
 
     def restart(self, lowest: int) -> None:
         """Forget what was read and not taken; read anew, from behind ``lowest`` at the least."""

@@ -139,6 +139,7 @@ class Stretch:
     def __init__(self, root: str, source: Source, after: int) -> None:
         """``root`` is that of stored subjects, with a dot behind it."""
         self._root: Final = root
+        self._users: Final = f"{root}user.".encode()
         self.source: Final = source
         self.low = self.high = after
         self.bytes = 0
@@ -242,7 +243,7 @@ class Stretch:
         found = self._shared.get(sequence)
         if found is None:
             found = page.get(sequence)
-            if not found.subject.startswith(f"{self._root}user.".encode()):
+            if not found.subject.startswith(self._users):
                 # Whoever reads it first keeps its frame there for the others.
                 if self._shared_bytes > MAX_SHARED:
                     self._shared.clear()

@@ -214,7 +214,7 @@ class Replay:
         self._same_connection()
         reader = await env.recent.reader(head.identity, lowest, head.last)
         subjects = self.positions.to_read(self._session.wishes.keys)
-        merge = Merge(reader, {each: max(at, lowest) for each, at in subjects.items()}, head.last)
+        merge = Merge(reader, subjects, head.last, lowest)
         for tries in range(TRIES):
             await merge.fill()
             now = await env.continuity.look()
