@@ -12,6 +12,7 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Self
 
 import pytest
@@ -22,6 +23,7 @@ from bridge import loop as loop_module
 from bridge.broker import ingest as ingest_module
 from bridge.broker.ingest import FULL_READ
 from bridge.delivery import hub as hub_module
+from bridge.delivery.outbox import LARGE
 from bridge.loop import FairLoop
 from bridge.sockets.listener import bounded_http
 from bridge.sockets.socket import Parsers, Socket
@@ -211,10 +213,9 @@ def come_in(way_down: WayDown, reads: list[bytes]) -> None:
         way_down.tap.data_received(data)
 
 
-def full_reads(way_down: WayDown, number: int) -> tuple[list[bytes], bytes]:
+def full_reads(events: Callable[[int], bytes], number: int) -> tuple[list[bytes], bytes]:
     """What so many reads are while more is waiting, and the rest: events end where they want."""
-    event = len(way_down.for_users(1))
-    data = way_down.for_users(number * FULL_READ // event + 1)
+    data = events(number * FULL_READ // len(events(1)) + 1)
     end = number * FULL_READ
     return [data[at : at + FULL_READ] for at in range(0, end, FULL_READ)], data[end:]
 
@@ -227,7 +228,7 @@ class TestBacklogs:
         that is six frames a write, where one read has fewer events than there are users.
         """
         way_down = WayDown(users=2000)
-        reads, _ = full_reads(way_down, 16)
+        reads, _ = full_reads(way_down.for_users, 16)
         come_in(way_down, reads[:7])
         assert way_down.writes == []
         come_in(way_down, reads[7:8])
@@ -240,10 +241,24 @@ class TestBacklogs:
         assert sum(each.count(OWN_EVENT) for each in way_down.writes) == events
         assert events >= 6 * len(way_down.writes)
 
+    def test_a_crowds_write_is_large_enough_once_and_not_much_larger(self) -> None:
+        """What each of a crowd is to get is put off until it is worth a write: copying much more
+        than that would take longer for each byte.
+        """
+        way_down = WayDown(crowd=RECEIVERS)
+        reads, _ = full_reads(partial(way_down.for_crowd, durable=True), 8)
+        come_in(way_down, reads[:1])
+        assert way_down.writes == []  # one read brings less, with the stream's headers
+        come_in(way_down, reads[1:])
+        sizes = {len(write) for write in way_down.writes}
+        assert min(sizes) >= LARGE
+        assert max(sizes) < LARGE + FULL_READ
+        assert {len(each) for each in way_down.written} == {4}
+
     def test_a_read_that_is_not_full_is_written_at_its_end(self) -> None:
         """It is the last that is waiting: with it goes what the full ones before it have left."""
         way_down = WayDown(users=RECEIVERS)
-        reads, rest = full_reads(way_down, 3)
+        reads, rest = full_reads(way_down.for_users, 3)
         come_in(way_down, reads)
         assert way_down.writes == []
         come_in(way_down, [rest])
@@ -254,7 +269,7 @@ class TestBacklogs:
     def test_a_full_read_that_none_follows_is_written_two_turns_later(self) -> None:
         """The next read has had its turn by then."""
         way_down = WayDown(users=RECEIVERS)
-        come_in(way_down, full_reads(way_down, 1)[0])
+        come_in(way_down, full_reads(way_down.for_users, 1)[0])
         way_down.turns.step()
         assert way_down.writes == []
         way_down.turns.step()
