@@ -20,6 +20,9 @@ Metrics = dict[str, float]
 SETTLE = 0.05
 """Seconds after the last delivery for the server to finish what it is about."""
 
+ENOUGH = 2.0
+"""Seconds of sending after which a workload is not sent again."""
+
 
 class Trial:
     """A context: everything is running inside it, and nothing after it."""
@@ -115,27 +118,37 @@ class Trial:
         assert self._publisher is not None
         return self._publisher
 
-    def measure(self, workload: Workload, *, warm_up: Workload | None = None) -> Metrics:
+    def measure(
+        self, workload: Workload, *, warm_up: Workload | None = None, again: Sequence[Workload] = ()
+    ) -> Metrics:
         """Send a workload and return its cost; raises :class:`RuntimeError` if something is lost.
 
         The warm-up is sent before, and not counted: it gives compilers at run time their chance.
+        ``again`` are more of the same, each sent when all of the one before has come, for as long
+        as it has not been :data:`ENOUGH`.
         """
         if warm_up is not None:
             self.load.reset()
-            self._send(warm_up)
+            self._send(warm_up, warm_up.deliveries)
             time.sleep(SETTLE)
         self.load.reset()
         writes = self._writes()
         cpu = self._cpu()
         began = time.monotonic_ns()
-        told, got = self._send(workload)
+        deliveries, seconds = 0, 0.0
+        for each in (workload, *again):
+            if seconds > ENOUGH:
+                break
+            sending = time.monotonic_ns()
+            deliveries += each.deliveries
+            told, got = self._send(each, deliveries)
+            seconds += (got["last"] - sending) / 1e9
         ended = time.monotonic_ns()
         load_cpu = self._cpu()["load"] - cpu["load"]
         time.sleep(SETTLE)
         spent = {name: now - cpu[name] for name, now in self._cpu().items()}
         report = self.load.report()
         writes = max(1, self._writes() - writes)
-        seconds = (got["last"] - began) / 1e9
         metrics: Metrics = {
             "deliveries": got["messages"],
             "cpu_us": spent["server"] / got["messages"] * 1e6,
@@ -144,7 +157,7 @@ class Trial:
             "wire_bytes": report["bytes"] / got["messages"],
         }
         if not workload.interval:
-            metrics["batch"] = workload.deliveries / writes
+            metrics["batch"] = deliveries / writes
         if not self._is_floor and self.server is not self.broker:
             metrics["broker_cpu_us"] = spent["broker"] / got["messages"] * 1e6
         if workload.interval:
@@ -155,7 +168,8 @@ class Trial:
             metrics |= told
         return metrics
 
-    def _send(self, workload: Workload) -> tuple[Metrics, dict[str, int]]:
+    def _send(self, workload: Workload, upto: int) -> tuple[Metrics, dict[str, int]]:
+        """Send a workload; when it has come, ``upto`` deliveries have since the reset."""
         told: Metrics = {}
         if self._is_floor:
             said = workload.write(self.server, self._shape)
@@ -163,11 +177,11 @@ class Trial:
                 told = {"round_p50_ms": said["p50"] / 1e6, "round_p99_ms": said["p99"] / 1e6}
         else:
             told = {"publisher_late_ms": workload.publish(self.publisher) * 1e3}
-        got = self.load.wait(workload.deliveries, workload.deadline)
-        if got["messages"] < workload.deliveries:
+        got = self.load.wait(upto, workload.deadline)
+        if got["messages"] < upto:
             report = self.load.report()
             raise RuntimeError(
-                f"{got['messages']} of {workload.deliveries} deliveries came, "
+                f"{got['messages']} of {upto} deliveries came, "
                 f"{report['closed']} connections were closed (code {report['close_code']})"
             )
         return told, got

@@ -18,5 +18,6 @@ ALL: dict[str, Peer] = {
         programs.SOCKETIO,
         bridge.LIVE,
         bridge.STOCK,
+        bridge.OTHER,
     )
 }

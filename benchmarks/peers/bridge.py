@@ -1,9 +1,10 @@
-"""This bridge, with everything on; the same without a stream, and on nats-py's stock parser."""
+"""This bridge with everything on, without a stream, on nats-py's stock parser, and as it was."""
 
 from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ SETTINGS = {
     "BRIDGE_QUEUE_MESSAGES": "100000",
     "BRIDGE_QUEUE_BYTES": str(64 * 1024 * 1024),
 }
+OTHER_ROOT = Path(os.environ.get("BENCH_OTHER") or os.devnull)
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ class Bridge:
     label: str
     command: tuple[str, ...]
     settings: tuple[tuple[str, str], ...] = ()
+    root: Path = ROOT
     marks: bool = False
 
     def missing(self) -> str | None:
-        return None
+        found = (self.root / "bridge").is_dir()
+        return None if found else "BENCH_OTHER names no checkout of another commit"
 
     def start(self, broker: Broker) -> Server:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("BRIDGE_")}
@@ -61,7 +65,7 @@ class Bridge:
             [sys.executable, *self.command],
             core=SERVER_CORE,
             env=env,
-            cwd=str(ROOT),
+            cwd=str(self.root),  # where `-m` looks first
             count_writes=True,
         )
         try:
@@ -96,3 +100,20 @@ LIVE = Bridge(
     (("BRIDGE_STREAM_CREATE", "false"),),
 )
 STOCK = Bridge("stock", "this bridge, stock nats-py", ("-m", "benchmarks.servers.stock_bridge"))
+
+
+def _commit(root: Path) -> str:
+    """Return what the commit of a checkout is called, or "another commit" where that is unknown."""
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "another commit"
+
+
+OTHER = Bridge(
+    "other",
+    f"this bridge at {_commit(OTHER_ROOT)}",
+    ("-m", "bridge.cli", "serve"),
+    root=OTHER_ROOT,
+)

@@ -39,7 +39,19 @@ def _paced(peer: Peer, context: Context) -> Metrics:
 UNICAST = Scenario(
     "unicast",
     "200,000 events with the real headers over 500 users",
-    ("bridge", "live", "floor", "uws", "nats", "ws", "stock", "broadcast", "seed", "socketio"),
+    (
+        "bridge",
+        "live",
+        "other",
+        "floor",
+        "uws",
+        "nats",
+        "ws",
+        "stock",
+        "broadcast",
+        "seed",
+        "socketio",
+    ),
     _unicast,
     columns=("cpu_us", "broker_cpu_us", "per_second", "batch"),
 )
