@@ -35,16 +35,18 @@ class Outbox:
     ``permits`` is None where every event of a user or all audience may go out.
     """
 
-    __slots__ = ("backlog", "closed", "failed", "frames", "overflowed", "permits", "write")
+    __slots__ = ("backlog", "closed", "failed", "frames", "overflowed", "permits", "send", "write")
 
     def __init__(
         self,
-        write: Callable[[bytes], None],
+        write: Callable[[bytes | memoryview], None],
         overflowed: Callable[[], None],
         failed: Callable[[], None] | None = None,
     ) -> None:
         """``overflowed`` is called when too much waits, ``failed`` after a fault of ours."""
         self.write = write
+        self.send: Callable[[bytes], int] | None = None
+        """The kernel's own way, lent and taken back by the transport; see :mod:`bridge.loop`."""
         self.overflowed = overflowed
         self.failed = failed or overflowed
         self.frames: list[bytes] = []
@@ -66,7 +68,7 @@ class Outbox:
             self.write(frames[0] if len(frames) == 1 else b"".join(frames))
 
 
-def _drop(_: bytes) -> None:
+def _drop(_: bytes | memoryview) -> None:
     """Stand in for the write of a connection that is over."""
 
 
@@ -181,7 +183,7 @@ class Flush:
         self.settle()
         dirty, self.dirty = self.dirty, []
         last: list[bytes] = []
-        joined = b""
+        joined, size = b"", 0
         for outbox in dirty:
             frames = outbox.frames
             if frames:
@@ -195,7 +197,17 @@ class Flush:
                     if not last or frames[0] is not last[0] or frames != last:
                         last = frames
                         joined = frames[0] if len(frames) == 1 else b"".join(frames)
-                    outbox.write(joined)
+                        size = len(joined)
+                    send = outbox.send
+                    if send is None:
+                        outbox.write(joined)
+                        continue
+                    try:
+                        sent = send(joined)
+                    except OSError:
+                        sent = 0  # the transport finds it, too, and does what it asks for
+                    if sent != size:
+                        outbox.write(memoryview(joined)[sent:])
                 except Exception:
                     # A fault of ours with one connection must not cost the others their flush.
                     log.exception("a connection could not be written to")
@@ -271,5 +283,6 @@ class Flush:
         self.detours.discard(outbox)
         # The owner's methods hold the owner, which holds this: a cycle that nobody collects soon.
         outbox.write = _drop
+        outbox.send = None
         outbox.overflowed = outbox.failed = _ignore
         outbox.permits = None

@@ -100,6 +100,7 @@ class Session:
         self.identity: Identity | None = None
         self.state = State.AWAITING
         self.outbox = Outbox(socket.write, self._overflowed, self._faulted)
+        socket.lend(self.outbox)
         self.wishes = Wishes(env.catalogue, env.hub, env.topics, self.outbox)
         self.replay: Replay | None = None
         self.pacer: detours.Pacer | None = None

@@ -21,7 +21,7 @@ from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as FrameParser
 
 from bridge.delivery.frames import PING, close_frame, pong_frame
-from bridge.loop import unsent
+from bridge.loop import Sender, lend, unsent
 from schemas.codes import (
     CLOSE_CODES,
     INTERNAL_ERROR,
@@ -167,9 +167,13 @@ class Socket(asyncio.Protocol):
             self.put(PING)
 
     @property
-    def write(self) -> Callable[[bytes], None]:
+    def write(self) -> Callable[[bytes | memoryview], None]:
         """The transport's own ``write``: takes whole frames, for after the first :meth:`put`."""
         return self._transport.write
+
+    def lend(self, sender: Sender) -> None:
+        """Let this one send past the transport, until a close begins or the connection is cut."""
+        lend(self._transport, sender)
 
     @property
     def is_closing(self) -> bool:
@@ -195,6 +199,7 @@ class Socket(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut the connection without another byte."""
+        lend(self._transport, None)
         self._transport.abort()
 
     # What the event loop calls.
@@ -401,6 +406,7 @@ class Socket(asyncio.Protocol):
 
     def _let_go(self) -> None:
         # After a close frame nothing may be written: the owner must not even try.
+        lend(self._transport, None)
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             receiver.on_lost()

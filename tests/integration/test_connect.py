@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from bridge import loop as loop_module
-from bridge.loop import FairLoop
+from bridge.loop import FairLoop, Sender
 from tests.support.blocking_peer import Peer, upgraded
 from tests.support.inside import InsideBridge
 from tests.support.nats_server import NatsServer
@@ -38,11 +38,22 @@ def test_a_connect_with_a_subscription_is_two_writes(
     task is left that a connection would keep.
     """
     writes: Counter[int] = Counter()
-    write = loop_module._Transport.write
+    write, lend = loop_module._Transport.write, loop_module._Transport.lend
 
     def counted(self: asyncio.Transport, data: bytes) -> None:
         writes[id(self)] += 1
         write(self, data)
+
+    def lent(self: asyncio.Transport, sender: Sender | None) -> None:
+        lend(self, sender)
+        send = None if sender is None else sender.send
+        if sender is not None and send is not None:
+
+            def counted_send(data: bytes) -> int:
+                writes[id(self)] += 1
+                return send(data)
+
+            sender.send = counted_send
 
     async def main() -> list[int]:
         async with InsideBridge(nats_server.url) as bridge:
@@ -55,6 +66,7 @@ def test_a_connect_with_a_subscription_is_two_writes(
             return [count for transport, count in writes.items() if transport != nats]
 
     monkeypatch.setattr(loop_module._Transport, "write", counted)
+    monkeypatch.setattr(loop_module._Transport, "lend", lent)
     with asyncio.Runner(loop_factory=FairLoop) as runner:
         counts = runner.run(main())
     assert counts == [2] * CLIENTS

@@ -10,12 +10,12 @@ import ssl
 import struct
 import sys
 from asyncio.sslproto import SSLProtocol
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from bridge.loop import FIRST, GLANCE, LEAST, LONG, MOST, FairLoop, unsent
+from bridge.loop import FIRST, GLANCE, LEAST, LONG, MOST, FairLoop, Sender, lend, unsent
 
 CROWD = 2 * MOST
 
@@ -393,6 +393,76 @@ async def a_writer() -> tuple[asyncio.Transport, Writer, socket.socket]:
         Writer, sock=connection
     )
     return transport, protocol, peer
+
+
+class Borrower:
+    """Somebody who may send past a transport for now, or not."""
+
+    send: Callable[[bytes], int] | None = None
+
+
+def test_what_is_lent_is_taken_back_while_something_waits() -> None:
+    """Whoever sends past a transport must not overtake what waits in it."""
+
+    async def main() -> None:
+        transport, protocol, peer = await a_writer()
+        borrower: Sender = Borrower()
+        lend(transport, borrower)
+        assert borrower.send is not None
+        assert borrower.send(b"straight") == len(b"straight")
+        transport.write(b", behind that")
+        assert borrower.send is not None
+        while transport.get_write_buffer_size() == 0:
+            transport.write(bytes(1 << 16))
+        assert borrower.send is None
+        async with asyncio.timeout(10):
+            got = b""
+            while borrower.send is None:
+                got += await asyncio.get_running_loop().sock_recv(peer, 1 << 20)
+        assert got.startswith(b"straight, behind that")
+        assert transport.get_write_buffer_size() == 0
+        transport.close()
+        await protocol.lost
+        assert borrower.send is None
+        peer.close()
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(main())
+
+
+def test_a_socket_is_lent_to_one_at_a_time() -> None:
+    """The one before gets it back no more, nor does anybody on a connection that is closing."""
+
+    async def main() -> None:
+        transport, protocol, peer = await a_writer()
+        one, two, late = Borrower(), Borrower(), Borrower()
+        lend(transport, one)
+        lend(transport, two)
+        assert one.send is None
+        assert two.send is not None
+        lend(transport, None)
+        assert two.send is None
+        transport.close()
+        lend(transport, late)
+        assert late.send is None
+        await protocol.lost
+        assert late.send is None
+        peer.close()
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(main())
+
+
+def test_nothing_is_lent_where_it_would_go_out_in_the_clear() -> None:
+    """What is sent over TLS has to go through it."""
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        make: Any = SSLProtocol
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        secured = make(runner.get_loop(), asyncio.Protocol(), context, None, server_side=True)
+        transport, borrower = secured._get_app_transport(), Borrower()
+        lend(transport, borrower)
+        assert borrower.send is None
+        transport._closed = True  # there is nothing below it that could be closed
 
 
 def test_what_the_kernel_does_not_take_waits_in_its_place() -> None:

@@ -188,6 +188,39 @@ def test_one_connection_that_fails_costs_the_others_nothing(scene: Scene) -> Non
     assert ends == ["failed"]
 
 
+@pytest.mark.parametrize("takes", [0, 3, None], ids=["nothing", "some", "no more"])
+def test_what_the_kernel_does_not_take_is_the_transports(scene: Scene, takes: int | None) -> None:
+    """The rest of a frame, or all of it, goes where such things wait; others get the whole."""
+    one, two = Connection(), Connection()
+    kernel: list[bytes] = []
+
+    def send(data: bytes) -> int:
+        kernel.append(data)
+        if takes is None:
+            raise BlockingIOError
+        return takes
+
+    def whole(data: bytes) -> int:
+        kernel.append(data)
+        return len(data)
+
+    one.outbox.send, two.outbox.send = send, whole
+    scene.offer(one, b"frame")
+    scene.offer(two, b"frame")
+    scene.turns.run()
+    assert kernel == [b"frame", b"frame"]
+    assert one.writes == [b"frame"[takes or 0 :]]
+    assert two.writes == []
+
+
+def test_a_connection_that_is_over_is_not_sent_to(scene: Scene) -> None:
+    """What was lent is gone with it."""
+    one = Connection()
+    one.outbox.send = len
+    scene.flush.forget(one.outbox)
+    assert one.outbox.send is None
+
+
 @pytest.mark.parametrize("slow", [False, True])
 def test_a_connection_that_is_over_takes_nothing(scene: Scene, slow: bool) -> None:
     """What waits is let go of, and what is offered later is not kept or written."""
