@@ -7,6 +7,7 @@ import contextlib
 
 import pytest
 
+from bridge.sessions.replay import TRIES
 from bridge.sessions.states import State
 from schemas.codes import RECONNECT
 from tests.support.bus import everyone
@@ -284,6 +285,37 @@ class TestRetention:
         assert completed(visitor)["recovered"]
         assert visitor.told("gap") == [
             {"from": "5f-3", "to": "5f-100", "reason": "RETENTION", "recoverable": False}
+        ]
+
+    async def test_a_gap_is_told_once_whatever_happens_then(self, living: House) -> None:
+        """The stream lets go of more each time it is read, until that is tried no more, and before
+        anything is written the connection is another one.
+        """
+        fill(living, *[MINE] * 3)
+        visitor = Visitor(living, person(), cursor="5f-0")
+        tries = 0
+
+        def overtake() -> None:
+            nonlocal tries
+            if living.stream.reads and tries < TRIES:
+                tries += 1
+                living.stream.reads.clear()
+                living.stream.lose(3 + 50 * tries)
+                living.stream.breaks += tries == TRIES
+
+        def begin() -> None:
+            living.stream.reads.clear()
+            living.stream.on_read = overtake
+
+        when_written(visitor, b"resume.completed", begin)
+        flood(living)
+        await living.let(5)
+        assert living.stream.breaks == 1
+        assert visitor.stored == [1, 2, 3, *range(154, 304)]
+        assert [(each["from"], each["to"]) for each in visitor.told("gap")] == [
+            ("5f-3", "5f-53"),
+            ("5f-53", "5f-103"),
+            ("5f-103", "5f-153"),
         ]
 
 
