@@ -18,12 +18,13 @@ import select
 import selectors
 import socket
 import sys
-from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
 from asyncio.sslproto import SSLProtocol
 from collections import deque
 from collections.abc import Callable
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final
+
+from bridge.transport import Transport
 
 FIRST: Final = 8
 """Sockets that one iteration handles before it is known how long they take."""
@@ -140,77 +141,6 @@ if sys.platform == "linux":
             return self._turn
 
 
-def lend(transport: asyncio.Transport, sender: Sender | None) -> None:
-    """Let somebody send past a transport, where it can be: not where what is sent is encrypted."""
-    if isinstance(transport, _Transport):
-        transport.lend(sender)
-
-
-def unsent(transport: asyncio.Transport) -> int:
-    """Return the bytes that the kernel has not taken yet, also of what is encrypted already."""
-    size = transport.get_write_buffer_size()
-    inner = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
-    return size if inner is None else size + int(inner.get_write_buffer_size())
-
-
-class Sender(Protocol):
-    """Somebody who may hand whole frames to the kernel past the transport."""
-
-    send: Callable[[bytes], int] | None
-    """The socket's own ``send`` while nothing waits in the transport, which it would overtake; else
-    None. What it does not take, or refuses with :class:`OSError`, is the transport's.
-    """
-
-
-class _Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed does not tell of it
-    """asyncio's, with the common case of a write straight away.
-
-    asyncio's also holds a method of itself after its end: a cycle for the collector, which seldom
-    looks at what is old (see :mod:`bridge.process`). Here it ends with the connection.
-    """
-
-    _sender: Sender | None = None
-
-    def lend(self, sender: Sender | None) -> None:
-        """Let this one send past the transport while nothing waits; it takes the place of another.
-
-        What that saves is the transport's own memory being fetched, a sixth of a delivery's cost.
-        """
-        if self._sender is not None:
-            self._sender.send = None
-        self._sender = sender
-        self._offer()
-
-    def _offer(self) -> None:
-        if self._sender is not None:
-            free = not (self._buffer or self._closing or self._conn_lost or self._eof)
-            self._sender.send = self._sock.send if free else None
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Send what the kernel takes now; asyncio's own has the rest, and whatever went wrong."""
-        if not (self._buffer or self._conn_lost or self._eof):
-            try:
-                sent = self._sock.send(data)
-            except OSError:
-                sent = 0  # asyncio tries again, and does what each error asks for
-            if sent == len(data):
-                return
-            # Not a copy: a crowd that gets the same bytes may be slow at once.
-            data = memoryview(data)[sent:]
-        super().write(data)
-        self._offer()
-
-    def _maybe_resume_protocol(self) -> None:
-        """asyncio calls this when it has written some of what waited."""
-        super()._maybe_resume_protocol()
-        self._offer()
-
-    def _call_connection_lost(self, exc: Exception | None) -> None:
-        self.lend(None)
-        super()._call_connection_lost(exc)
-        self._read_ready_cb = None
-
-
 class _Between(asyncio.Handle):
     """A callback without asyncio's context around it, since it runs between any two others."""
 
@@ -274,7 +204,7 @@ class FairLoop(asyncio.SelectorEventLoop):
         extra: dict[str, Any] | None = None,
         server: Any = None,
     ) -> asyncio.Transport:
-        made: asyncio.Transport = _Transport(self, sock, protocol, waiter, extra, server)
+        made: asyncio.Transport = Transport(self, sock, protocol, waiter, extra, server)
         return made
 
     def _make_ssl_transport(

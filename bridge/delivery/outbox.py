@@ -46,7 +46,7 @@ class Outbox:
         """``overflowed`` is called when too much waits, ``failed`` after a fault of ours."""
         self.write = write
         self.send: Callable[[bytes], int] | None = None
-        """The kernel's own way, lent and taken back by the transport; see :mod:`bridge.loop`."""
+        """Sends past the transport, which lends it and takes it back: :mod:`bridge.transport`."""
         self.overflowed = overflowed
         self.failed = failed or overflowed
         self.frames: list[bytes] = []

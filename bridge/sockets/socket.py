@@ -21,7 +21,7 @@ from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as FrameParser
 
 from bridge.delivery.frames import PING, close_frame, pong_frame
-from bridge.loop import Sender, lend, unsent
+from bridge.transport import Sender, lend, unsent
 from schemas.codes import (
     CLOSE_CODES,
     INTERNAL_ERROR,

@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from bridge import loop as loop_module
-from bridge.loop import FairLoop, Sender
+from bridge.loop import FairLoop
+from bridge.transport import Sender, Transport
 from tests.support.blocking_peer import Peer, upgraded
 from tests.support.inside import InsideBridge
 from tests.support.nats_server import NatsServer
@@ -38,7 +38,7 @@ def test_a_connect_with_a_subscription_is_two_writes(
     task is left that a connection would keep.
     """
     writes: Counter[int] = Counter()
-    write, lend = loop_module._Transport.write, loop_module._Transport.lend
+    write, lend = Transport.write, Transport.lend
 
     def counted(self: asyncio.Transport, data: bytes) -> None:
         writes[id(self)] += 1
@@ -65,8 +65,8 @@ def test_a_connect_with_a_subscription_is_two_writes(
                 peer.reset()
             return [count for transport, count in writes.items() if transport != nats]
 
-    monkeypatch.setattr(loop_module._Transport, "write", counted)
-    monkeypatch.setattr(loop_module._Transport, "lend", lent)
+    monkeypatch.setattr(Transport, "write", counted)
+    monkeypatch.setattr(Transport, "lend", lent)
     with asyncio.Runner(loop_factory=FairLoop) as runner:
         counts = runner.run(main())
     assert counts == [2] * CLIENTS

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.delivery.outbox import Flush, Outbox
-from bridge.loop import FairLoop, lend
+from bridge.loop import FairLoop
+from bridge.transport import lend
 
 SIZES = st.integers(1, 300_000)
 STEPS = st.one_of(

@@ -19,15 +19,15 @@ import pytest
 import uvicorn
 from websockets.asyncio.client import connect
 
-from bridge import loop as loop_module
 from bridge.broker import ingest as ingest_module
 from bridge.broker.ingest import FULL_READ
 from bridge.delivery import hub as hub_module
 from bridge.delivery.outbox import LARGE
-from bridge.loop import FairLoop, lend
+from bridge.loop import FairLoop
 from bridge.sockets.listener import bounded_http
 from bridge.sockets.socket import Parsers, Socket
 from bridge.sockets.upgrade import Admitted, Handshake, Upgrades
+from bridge.transport import Transport, lend
 from schemas.catalogue import EventType
 from tests.support.way_down import EVENT, OWN_EVENT, STREAM, WayDown, Work, work_of
 
@@ -277,7 +277,7 @@ class TestBacklogs:
 
     def test_a_full_read_is_what_asyncio_reads(self) -> None:
         """The loop's transport has a buffer of this size, which a socket with more in it fills."""
-        assert loop_module._Transport.max_size == FULL_READ
+        assert Transport.max_size == FULL_READ
 
 
 class CountedSocket(socket.socket):
