@@ -17,8 +17,9 @@ class Sender(Protocol):
     """Somebody who may hand whole frames to the kernel past the transport."""
 
     send: Callable[[bytes], int] | None
-    """The socket's own ``send`` while nothing waits in the transport, which it would overtake; else
-    None. What it does not take, or refuses with :class:`OSError`, is the transport's.
+    """The socket's own ``send`` while the connection is open and nothing waits in the transport,
+    which it would overtake; else None. What it does not take, or refuses with :class:`OSError`, is
+    the transport's.
     """
 
 
@@ -52,6 +53,16 @@ class Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed doe
     def _maybe_resume_protocol(self) -> None:
         """asyncio calls this when it has written some of what waited."""
         super()._maybe_resume_protocol()
+        self._offer()
+
+    def close(self) -> None:
+        """asyncio's own, which also ends what was lent."""
+        super().close()
+        self._offer()
+
+    def _force_close(self, exc: Exception | None) -> None:
+        """asyncio calls this for what is aborted or has failed: what waited is dropped."""
+        super()._force_close(exc)
         self._offer()
 
     def _call_connection_lost(self, exc: Exception | None) -> None:

@@ -106,6 +106,8 @@ class Flush:
         self.crowd: Collection[Outbox] | None = None
         """For whom frames are gathered."""
         self._gathered: list[bytes] = []
+        self._shares: Final[dict[int, int]] = {}
+        """Bytes for each of a crowd that :meth:`settle` has given it, by the crowd's id."""
 
     def gather(self, crowd: Collection[Outbox], frame: bytes) -> None:
         """Let a frame wait for many connections, which must not change until :meth:`settle`.
@@ -126,6 +128,7 @@ class Flush:
             return
         frames, self.crowd, self._gathered = self._gathered, None, []
         chunk = frames[0] if len(frames) == 1 else b"".join(frames)
+        self._shares[id(crowd)] = self._shares.get(id(crowd), 0) + len(chunk)
         dirty = self.dirty
         for outbox in crowd:
             if not outbox.frames:
@@ -162,12 +165,16 @@ class Flush:
         which are most of what an event costs; at most :data:`MAX_PUT_OFF` reads long, and until
         there is a :data:`LARGE` write for a crowd.
         """
-        if more and self._put_off < MAX_PUT_OFF and sum(map(len, self._gathered)) < LARGE:
+        if more and self._put_off < MAX_PUT_OFF and self._largest_share() < LARGE:
             self._put_off += 1
             # Two iterations later the next read has had its turn; it may have brought nothing.
             self._call_soon(partial(self._next_but_one, self._put_off))
         else:
             self.run()
+
+    def _largest_share(self) -> int:
+        gathered = self._shares.get(id(self.crowd), 0) + sum(map(len, self._gathered))
+        return max(gathered, *self._shares.values()) if self._shares else gathered
 
     def _next_but_one(self, put_off: int) -> None:
         self._call_soon(partial(self._end_late, put_off))
@@ -181,6 +188,7 @@ class Flush:
         self.scheduled = False
         self._put_off = 0
         self.settle()
+        self._shares.clear()
         dirty, self.dirty = self.dirty, []
         last: list[bytes] = []
         joined, size = b"", 0

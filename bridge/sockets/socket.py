@@ -168,11 +168,14 @@ class Socket(asyncio.Protocol):
 
     @property
     def write(self) -> Callable[[bytes | memoryview], None]:
-        """The transport's own ``write``: takes whole frames, for after the first :meth:`put`."""
+        """The transport's own, for whole frames or the rest of one, after the first :meth:`put`."""
         return self._transport.write
 
     def lend(self, sender: Sender) -> None:
-        """Let this one send past the transport, until a close begins or the connection is cut."""
+        """Let this one send past the transport until a close begins.
+
+        Like :attr:`write`, that is for after the first :meth:`put`.
+        """
         lend(self._transport, sender)
 
     @property
@@ -199,7 +202,6 @@ class Socket(asyncio.Protocol):
 
     def abort(self) -> None:
         """Cut the connection without another byte."""
-        lend(self._transport, None)
         self._transport.abort()
 
     # What the event loop calls.
@@ -281,7 +283,8 @@ class Socket(asyncio.Protocol):
         """The transport's buffer is over its high-water mark."""
         self.paused = True
         self._limit_unsent()
-        if self._receiver is not None:
+        # A close frame may be what was too much: nothing may be written behind it.
+        if self._receiver is not None and not self._closing:
             self._receiver.on_pause()
 
     def resume_writing(self) -> None:

@@ -10,6 +10,8 @@ from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from bridge.loop import FairLoop
 from bridge.transport import Sender, lend, unsent
 
@@ -121,6 +123,26 @@ def test_a_socket_is_lent_to_one_at_a_time() -> None:
         assert late.send is None
         await protocol.lost
         assert late.send is None
+        peer.close()
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+def test_what_is_lent_ends_with_the_connection(end: str) -> None:
+    """At once: what is sent past a transport that takes no more could be the half of a frame, with
+    another one behind it.
+    """
+
+    async def main() -> None:
+        transport, protocol, peer = await a_writer()
+        borrower = Borrower()
+        lend(transport, borrower)
+        assert borrower.send is not None
+        getattr(transport, end)()
+        assert borrower.send is None
+        await protocol.lost
         peer.close()
 
     with asyncio.Runner(loop_factory=FairLoop) as runner:

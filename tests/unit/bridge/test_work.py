@@ -255,6 +255,19 @@ class TestBacklogs:
         assert max(sizes) < LARGE + FULL_READ
         assert {len(each) for each in way_down.written} == {4}
 
+    def test_what_comes_for_others_in_between_changes_nothing(self) -> None:
+        """A crowd's share is what it has got since the last write, however often it was settled."""
+        way_down = WayDown(crowd=RECEIVERS, users=1)
+
+        def events(number: int) -> bytes:
+            some = way_down.for_crowd(50, durable=True) + way_down.for_users(1, durable=True)
+            return some * number
+
+        come_in(way_down, full_reads(events, 8)[0])
+        sizes = {len(write) for written in way_down.written[:RECEIVERS] for write in written}
+        assert min(sizes) >= LARGE
+        assert max(sizes) < LARGE + FULL_READ
+
     def test_a_read_that_is_not_full_is_written_at_its_end(self) -> None:
         """It is the last that is waiting: with it goes what the full ones before it have left."""
         way_down = WayDown(users=RECEIVERS)

@@ -428,3 +428,18 @@ class TestFullBuffer:
         peer.socket.pause_writing()
         peer.send(client_frame(PING), client_frame(PONG))
         assert peer.owner.signs == 2
+
+    def test_nothing_is_written_behind_a_close_frame_that_fills_it(
+        self, peer: Peer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The owner would write what it has when it is told to pause: it hears only of the end."""
+        write = peer.transport.write
+
+        def fill(data: bytes) -> None:
+            write(data)
+            peer.socket.pause_writing()
+
+        monkeypatch.setattr(peer.transport, "write", fill)
+        peer.send(client_frame(CLOSE, close_payload(1000)))
+        assert peer.transport.frames == [(CLOSE, close_payload(1000))]
+        assert peer.owner.told == ["lost"]
