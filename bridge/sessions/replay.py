@@ -94,8 +94,7 @@ class Replay:
         if order in self._expected:
             self._expected.remove(order)
         if self._over or (self._task is not None and self._session.replay is not self):
-            order.fail()  # given up meanwhile
-            self._say(order, None)
+            self._fail(order)  # given up meanwhile
             return
         self._orders.append(order)
         if not self._expected:
@@ -377,8 +376,7 @@ class Replay:
 
     def _give_up(self, orders: list[Order]) -> None:
         for order in orders:
-            order.fail()
-            self._say(order, None)
+            self._fail(order)
         # Live delivery goes on with what waited; what did not fit, or was to be read, is told.
         session, reached = self._session, max(self.positions.reached, self.positions.written)
         session.replay = None
@@ -389,6 +387,14 @@ class Replay:
         if incomplete and (first is None or first > after + 1):
             upto = None if first is None else first - 1
             session.tell_gap(after, upto, GapReason.UNAVAILABLE)
+
+    def _fail(self, order: Order) -> None:
+        order.fail()
+        if order.keys and DIRECT not in order.keys:
+            # What was to come of topics is told to be missing: their place is not kept for it, or
+            # what comes live from here on would come again.
+            self._backlog.topics_at = None
+        self._say(order, None)
 
     def _say(self, order: Order, cursor: str | None) -> None:
         if not order.quiet:

@@ -7,7 +7,17 @@ import asyncio
 import pytest
 
 from bridge.sessions import replay as replay_module
-from tests.support.coming_back import MINE, REVIEW, completed, fill, flood, join, live, when_written
+from tests.support.coming_back import (
+    MINE,
+    REVIEW,
+    completed,
+    fill,
+    first_stored,
+    flood,
+    join,
+    live,
+    when_written,
+)
 from tests.support.house import House, Visitor, person
 
 
@@ -156,3 +166,17 @@ class TestAway:
         assert told[1]["reply_to"] == "m"
         assert visitor.session.replay is None
         assert live(living, visitor)
+
+    async def test_what_comes_live_then_does_not_come_again(self, living: House) -> None:
+        """What could not be had of topics was told, and their place is not kept for it."""
+        fill(living, REVIEW, *[MINE] * 100)
+        visitor = Visitor(living, person(), cursor="5f-0-2")
+        when_written(visitor, b'"e40"', living.stream.go_away)
+        await first_stored(visitor)
+        visitor.say("subscribe", "m", events=["review.*"], cursor="5f-0-2")
+        await living.let(3 * replay_module.PATIENCE)
+        told = visitor.told("resume.completed")
+        assert [each["reason"] for each in told] == ["UNAVAILABLE"] * 2
+        living.store(REVIEW)
+        living.come_in()
+        assert visitor.messages[-1]["cursor"] == "5f-102"
