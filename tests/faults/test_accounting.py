@@ -129,6 +129,23 @@ def test_told_missing() -> None:
     assert "contradicted" in audit(account_of([*without, completed(8, 17)]), ledger).faults
 
 
+def test_told_unavailable() -> None:
+    """Where JetStream could not be read, what is missing ends with the next event: of what was
+    subscribed to, and not of what comes by itself; and what came before must not be in it.
+    """
+    ledger = ledger_of(30)
+    script = perfect(ledger)
+    unavailable = {"recovered": False, "replayed": 0, "reason": "UNAVAILABLE"}
+    told = {"type": "resume.completed", "reply_to": "s1", "data": unavailable}
+    result = audit(account_of([*script[:10], told, *script[12:]]), ledger)
+    assert not result.faults
+    assert result.told == 2
+    by_itself = {"type": "resume.completed", "data": unavailable}
+    assert audit(account_of([*script[:10], by_itself, *script[12:]]), ledger).faults["lost"]
+    assert audit(account_of([*script[:10], told, *script[12:15], *script[16:]]), ledger).faults
+    assert audit(account_of([*script[:10], told, *script[13:], script[11]]), ledger).faults
+
+
 def test_older_events_of_a_subscription() -> None:
     """They may come after newer ones that came by themselves, in their own order, until the end of
     the replay; at any other time they are a fault.

@@ -105,10 +105,15 @@ class Unmarked:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A range that the bridge says can't be had: after one sequence, up to and with another."""
+    """A range that the bridge says can't be had: after one sequence, up to and with another.
+
+    ``by_itself`` is None where it is meant of all events, else of those that come by themselves, or
+    of those that were subscribed to.
+    """
 
     after: int
     to: int
+    by_itself: bool | None = None
 
 
 @dataclass
@@ -130,6 +135,10 @@ class Account:
     """Cursors behind an earlier one of the same connection: who resumes there gets doubles."""
     _late: bool = False
     _cursor: str | None = None
+    _open: list[tuple[int, bool]] = field(default_factory=list)
+    """After which sequence JetStream could not be read, and whether for what comes by itself: that
+    ends where the next event is.
+    """
 
     def note(self, message: dict[str, Any]) -> None:
         """Write down a message of the bridge, if it says something about durable events."""
@@ -138,6 +147,7 @@ class Account:
             case "connection.established":
                 self._late = False
                 self._cursor = None
+                self._open.clear()  # the client asks for it again
             case "subscription.acknowledged":
                 self._late = "cursor" not in data
             case "resume.completed" if "reply_to" in message:
@@ -149,9 +159,17 @@ class Account:
                 self._missing(data["missing"])
             case "gap" if not data["recoverable"] and data["to"] is not None:
                 self._missing(data)
+            case "resume.completed" if data.get("reason") == "UNAVAILABLE" and self._cursor:
+                stands = sequences_of(self._cursor)
+                by_itself = "reply_to" not in message
+                self._open.append((stands[-1] if by_itself else stands[0], by_itself))
             case _ if "cursor" in message:
                 self.ids.add(message["id"])
                 sequences = sequences_of(message["cursor"])
+                for after, by_itself in self._open:
+                    self.missing.append(Missing(after, max(sequences) - 1, by_itself))
+                    self.entries.append(self.missing[-1])
+                self._open.clear()
                 self.entries.append(Seen(message["id"], sequences, self._late))
             case kind if (known := CATALOGUE.get(kind)) is not None and known.traits.durable:
                 self.entries.append(Unmarked(message["id"]))
@@ -180,7 +198,11 @@ class Account:
 
     def was_told(self, event: Event) -> bool:
         """Whether the event is in a range that was told to be missing."""
-        return any(each.after < event.sequence <= each.to for each in self.missing)
+        lane = self.by_itself(event)
+        return any(
+            each.after < event.sequence <= each.to and each.by_itself in (None, lane)
+            for each in self.missing
+        )
 
     def by_itself(self, event: Event) -> bool:
         """Whether the event comes without a subscription."""
