@@ -1,7 +1,7 @@
 """What carries a connection's bytes: asyncio's own transport, and a way past it.
 
-A delivery is one write to one of many connections, whose memory is in no cache any more. So little
-of it is touched in the common case: while nothing waits in the transport, whoever borrowed its
+A delivery is one write to one of many connections, whose memory is seldom in a cache. So little of
+it is touched in the common case: while nothing waits in the transport, whoever borrowed its
 socket sends to the kernel itself.
 """
 
@@ -66,7 +66,6 @@ class Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed doe
         self._offer()
 
     def _call_connection_lost(self, exc: Exception | None) -> None:
-        self.lend(None)
         super()._call_connection_lost(exc)
         self._read_ready_cb = None
 

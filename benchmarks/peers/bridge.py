@@ -104,6 +104,8 @@ STOCK = Bridge("stock", "this bridge, stock nats-py", ("-m", "benchmarks.servers
 
 def _commit(root: Path) -> str:
     """Return what the commit of a checkout is called, or "another commit" where that is unknown."""
+    if not root.is_dir():
+        return "another commit"
     try:
         command = ["git", "-C", str(root), "rev-parse", "--short", "HEAD"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

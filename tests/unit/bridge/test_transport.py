@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from bridge.loop import FairLoop
+from bridge.sockets.socket import Parsers, Socket
 from bridge.transport import Sender, lend, unsent
+from schemas.codes import GOING_AWAY
 
 
 def test_what_is_unsent_over_tls_is_on_two_floors() -> None:
@@ -144,6 +146,30 @@ def test_what_is_lent_ends_with_the_connection(end: str) -> None:
         assert borrower.send is None
         await protocol.lost
         peer.close()
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(main())
+
+
+def test_nothing_is_lent_behind_a_close_frame() -> None:
+    """The borrower can't send from where a WebSocket's close begins, also when that was written."""
+
+    async def main() -> None:
+        transport, _, peer = await a_writer()
+        connection = Socket(transport, Parsers(1 << 16), asyncio.get_running_loop())
+        transport.set_protocol(connection)
+        borrower, lost = Borrower(), asyncio.Event()
+        connection.when_lost(lost.set)
+        connection.lend(borrower)
+        while transport.get_write_buffer_size() == 0:
+            transport.write(bytes(1 << 16))
+        connection.close(GOING_AWAY)
+        async with asyncio.timeout(10):
+            while transport.get_write_buffer_size():
+                await asyncio.get_running_loop().sock_recv(peer, 1 << 20)
+            assert borrower.send is None
+            peer.close()
+            await lost.wait()
 
     with asyncio.Runner(loop_factory=FairLoop) as runner:
         runner.run(main())
