@@ -143,6 +143,14 @@ class BusSettings(Settings):
     prefix: str = Field(
         "", alias="BRIDGE_SUBJECT_PREFIX", description="first tokens of every subject"
     )
+    inbox_prefix: str = Field(
+        "_INBOX",
+        alias="BRIDGE_NATS_INBOX_PREFIX",
+        max_length=64,
+        pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$",
+        description="first tokens of the subjects that answers come to; one of its own for each "
+        "NATS user keeps others from reading them",
+    )
     catalogue: CommaSeparated = Field(
         (),
         alias="BRIDGE_CATALOGUE",
@@ -177,11 +185,11 @@ class BusSettings(Settings):
         return Subjects(self.prefix)
 
     def connect_options(self) -> dict[str, Any]:
-        """Return what nats-py's ``connect`` takes for servers, identity and TLS.
+        """Return what nats-py's ``connect`` takes for servers, inbox, identity and TLS.
 
         Raises :class:`SettingsError` when a certificate can't be loaded.
         """
-        options: dict[str, Any] = {"servers": list(self.url)}
+        options: dict[str, Any] = {"servers": list(self.url), "inbox_prefix": self.inbox_prefix}
         if self.credentials is not None:
             options["user_credentials"] = str(self.credentials)
         if self.user is not None:

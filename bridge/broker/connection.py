@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, ParamSpec
@@ -87,6 +88,10 @@ class Connection:
         It is another one after the server has closed the connection for good; ``on_up`` tells.
         """
         return self._client
+
+    def new_inbox(self) -> str:
+        """Return a subject for answers that nobody can guess, under this user's own prefix."""
+        return f"{self._settings.inbox_prefix}.bridge-{secrets.token_hex(8)}"
 
     async def open(self) -> None:
         """Connect; raises :class:`BrokerUnavailable` that says why, within the time allowed."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -70,7 +69,7 @@ class History:
         self._connection: Final = connection
         self._interests: Final = interests
         self._subject: Final = f"$JS.API.DIRECT.GET.{stream}".encode()
-        self._inbox: Final = f"_INBOX.bridge-{secrets.token_hex(8)}"
+        self._inbox: Final = connection.new_inbox()
         self._timeout: Final = timeout
         self.breaks = 0
         """How many connections are gone: what one replica had says nothing of the next."""

@@ -93,6 +93,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "BRIDGE_NATS_USER": ("me", "me"),
     "BRIDGE_NATS_TLS_CA": ("/ca.pem", Path("/ca.pem")),
     "BRIDGE_NATS_TIMEOUT": ("2.5", 2.5),
+    "BRIDGE_NATS_INBOX_PREFIX": ("_INBOX_bridge", "_INBOX_bridge"),
     "BRIDGE_STREAM": ("OTHER_1", "OTHER_1"),
     "BRIDGE_SUBJECT_PREFIX": ("eu.staging", "eu.staging"),
     "BRIDGE_CATALOGUE": ("a.b,c", ("a.b", "c")),
@@ -315,7 +316,10 @@ def test_the_process_environment_is_the_default(monkeypatch: pytest.MonkeyPatch)
 
 def test_nats_py_gets_what_it_needs() -> None:
     """Servers, identity and TLS as nats-py's ``connect`` takes them."""
-    assert BusSettings().connect_options() == {"servers": ["nats://127.0.0.1:4222"]}
+    assert BusSettings().connect_options() == {
+        "servers": ["nats://127.0.0.1:4222"],
+        "inbox_prefix": "_INBOX",
+    }
     given = BusSettings.from_environment({**SECRETS, "BRIDGE_NATS_USER": "me"}).connect_options()
     assert given["user"] == "me"
     assert given["password"] == "canary-password"
