@@ -87,7 +87,22 @@ class Parsers:
             return False
         if len(self._spare) < self._most_spare:
             self._spare.append(parser)
+        else:
+            self.end(parser)
         return True
+
+    @staticmethod
+    def end(parser: FrameParser) -> None:
+        """Take apart a parser that is not given back.
+
+        It holds its generator, whose frame holds it, with all bytes of a message in flight; so does
+        the traceback of what made it fail. Left as it is, that waits for a full collection, which
+        is put off (see :mod:`bridge.collector`).
+        """
+        parser.parser.close()
+        parser.parser_exc = None
+        parser.reader.buffer.clear()
+        parser.events.clear()
 
 
 class Socket(asyncio.Protocol):
@@ -163,7 +178,7 @@ class Socket(asyncio.Protocol):
 
     def ping(self) -> None:
         """Ask for a sign of life, unless the connection can't take it now."""
-        if not self.paused and not self._transport.is_closing():
+        if not (self.paused or self._closing or self._transport.is_closing()):
             self.put(PING)
 
     @property
@@ -290,8 +305,8 @@ class Socket(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The transport's buffer is under its low-water mark again."""
         self.paused = False
-        if self._pong is not None:
-            pong, self._pong = self._pong, None
+        pong, self._pong = self._pong, None
+        if pong is not None and not self._closing:
             self._transport.write(pong)
         if self._receiver is not None:
             self._receiver.on_resume()
@@ -359,7 +374,7 @@ class Socket(asyncio.Protocol):
             self._receiver.on_sign_of_life()
 
     def _peer_closed(self, payload: bytes) -> None:
-        self._parser = None
+        self._end_parser()
         if not self._closing:
             self._closing = True
             self.put(bytes((0x88, len(payload))) + payload)
@@ -369,7 +384,7 @@ class Socket(asyncio.Protocol):
 
     def _fail(self, close: CloseCode) -> None:
         # What follows a broken frame can't be read (RFC 6455 §7.1.7).
-        self._parser = None
+        self._end_parser()
         self._deaf = True
         if self._closing:
             self._transport.close()
@@ -396,7 +411,7 @@ class Socket(asyncio.Protocol):
     def _lose(self) -> None:
         self._closing = self._lost = True
         self._answer = b""
-        self._parser = None
+        self._end_parser()
         self._buffer = None
         self._rest = None
         if self._timer is not None:
@@ -406,6 +421,11 @@ class Socket(asyncio.Protocol):
         when_lost, self._when_lost = self._when_lost, None
         if when_lost is not None:
             when_lost()
+
+    def _end_parser(self) -> None:
+        parser, self._parser = self._parser, None
+        if parser is not None:
+            self._parsers.end(parser)
 
     def _let_go(self) -> None:
         # After a close frame nothing may be written: the owner must not even try.

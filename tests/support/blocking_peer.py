@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import socket
@@ -51,6 +52,17 @@ class Peer:
         for _ in range(times):
             self._socket.recv(1000)
 
+    def send(self, data: bytes) -> None:
+        """Send these bytes, as many of them as are taken."""
+        with contextlib.suppress(OSError):
+            self._socket.sendall(data)
+
+    def drain(self) -> None:
+        """Read until the other side has closed."""
+        with contextlib.suppress(OSError):
+            while self._socket.recv(65536):
+                pass
+
     def ask(self, kind: str, data: object, answer: str) -> None:
         """Send a message and wait for what comes of it."""
         self._socket.sendall(masked(TEXT, json.dumps({"type": kind, "data": data}).encode()))
@@ -68,8 +80,8 @@ class Peer:
         self._socket.close()
 
 
-def upgraded(url: str, user: str, query: str = "", token: str = "") -> Peer:
-    """A peer that asked for a WebSocket."""
+def upgraded(url: str, user: str, query: str = "", token: str = "", *, header: bool = True) -> Peer:
+    """A peer that asked for a WebSocket, with a token in the header or without one."""
     key = base64.b64encode(os.urandom(16)).decode()
     return Peer(
         url,
@@ -78,5 +90,5 @@ def upgraded(url: str, user: str, query: str = "", token: str = "") -> Peer:
         "Connection: Upgrade",
         "Sec-WebSocket-Version: 13",
         f"Sec-WebSocket-Key: {key}",
-        f"Authorization: Bearer {token or mint(user)}",
+        *((f"Authorization: Bearer {token or mint(user)}",) if header else ()),
     )

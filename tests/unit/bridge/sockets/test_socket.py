@@ -321,6 +321,17 @@ class TestClosing:
         assert peer.owner.messages == []
         assert peer.pongs == []
 
+    def test_nothing_is_written_behind_a_close_frame(self, peer: Peer) -> None:
+        """A pong that waited until the transport had room, or a ping, may not follow the close."""
+        peer.socket.pause_writing()
+        peer.send(client_frame(PING, b"p"), b"\xff" * 10)
+        assert [code for code, _ in peer.closes] == [1002]
+        written = peer.transport.written
+        peer.socket.resume_writing()
+        peer.socket.ping()
+        peer.socket.put()
+        assert peer.transport.written == written
+
     def test_garbage_after_our_close_ends_the_connection(self, peer: Peer) -> None:
         """No second close frame: the transport is closed."""
         peer.socket.close(GOING_AWAY)
