@@ -11,26 +11,35 @@ from fastapi.responses import JSONResponse
 from bridge.http.callers import Check
 
 
-def make_api(routers: Iterable[APIRouter], check_token: Check) -> FastAPI:
+def make_api(
+    routers: Iterable[APIRouter], check_token: Check, *, token_in_path: bool = True
+) -> FastAPI:
     """Return the application with these routes, whose callers ``check_token`` knows."""
     api = FastAPI(
         title="NATS WebSocket bridge",
         description="Admin, tickets and health of the bridge. Clients connect to `/ws`.",
+        redirect_slashes=False,  # a redirect leads to whatever ``Host`` says
     )
     api.state.check_token = check_token
     api.add_exception_handler(RequestValidationError, refuse_request)
     for router in routers:
         api.include_router(router)
-    api.add_api_route("/ws", websocket_only, include_in_schema=False)
+    # Last, so that what has a route of its own keeps it.
+    for path in ("/ws", "/ws/{token:path}" if token_in_path else "/ws/"):
+        api.add_api_route(path, websocket_only, include_in_schema=False)
     return api
 
 
 async def websocket_only() -> JSONResponse:
-    """Tell whoever asks for the WebSocket without an upgrade."""
+    """Tell whoever asks for the WebSocket without an upgrade; never what stood in the path."""
     return JSONResponse(
-        {"code": "UPGRADE_REQUIRED", "message": "This is a WebSocket endpoint"},
+        {
+            "code": "UPGRADE_REQUIRED",
+            "message": "This is a WebSocket endpoint, and the request asks for no upgrade. If the "
+            "client did, a proxy in between drops the headers Connection and Upgrade",
+        },
         status_code=status.HTTP_426_UPGRADE_REQUIRED,
-        headers={"Upgrade": "websocket"},
+        headers={"Upgrade": "websocket", "Connection": "Upgrade"},
     )
 
 

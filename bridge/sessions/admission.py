@@ -88,6 +88,13 @@ class Admission:
         token = _bearer(handshake.headers.get("authorization"))
         if token is None:
             token = next((each[7:] for each in offered if each.startswith("bearer.")), None)
+            if token is not None and chosen is None:
+                # Nothing could be selected, and clients take that for a failure of their own.
+                return Refused(
+                    HTTPStatus.BAD_REQUEST,
+                    "BAD_REQUEST",
+                    f"Offer {SUBPROTOCOL} with bearer.<token>",
+                )
         if token is None and "ticket" in asked:
             return Admitted(partial(self._with_ticket, ticket, intro), chosen, greets=True)
         if token is None and path_token:

@@ -231,3 +231,34 @@ async def test_nothing_is_done_before_authenticating(bridge: BridgeProcess, mess
             assert {each["type"] for each in received} <= {"error"}, received
             assert client.socket.close_code == codes.NOT_AUTHENTICATED.code
             assert client.socket.close_reason == codes.NOT_AUTHENTICATED.name
+
+
+async def test_a_token_without_the_subprotocol_is_refused(bridge: BridgeProcess) -> None:
+    """Who offers ``bearer.<token>`` alone is told what is missing: nothing could be selected."""
+    async with Clients(bridge.url) as clients:
+        refusal = await clients.rejected("/ws", subprotocols=[f"bearer.{mint(new_user())}"])
+    assert refusal.status_code == 400
+    assert "bridge.v1" in json.loads(refusal.body)["message"]
+
+
+async def test_no_upgrade_is_426_wherever_the_websocket_is(bridge: BridgeProcess) -> None:
+    """Behind a proxy that drops ``Upgrade`` each way in says so, and shows no token."""
+    token = mint(new_user())
+    async with http(bridge.url) as client:
+        for path in ("/ws", "/ws/", f"/ws/{token}", f"/ws/{token}/"):
+            answer = await client.get(path, follow_redirects=False)
+            assert (answer.status_code, answer.headers["upgrade"]) == (426, "websocket"), path
+            assert answer.json()["code"] == "UPGRADE_REQUIRED"
+            assert "proxy" in answer.json()["message"]
+            assert token not in answer.text + str(answer.headers)
+
+
+async def test_nothing_leads_to_another_host(bridge: BridgeProcess) -> None:
+    """A path with a slash too many is unknown: no redirect to whatever ``Host`` says."""
+    async with http(bridge.url) as client:
+        for path in ("/livez/", "/metrics/", "/ws/stats/"):
+            answer = await client.get(
+                path, headers={"Host": "evil.example"}, follow_redirects=False
+            )
+            assert answer.status_code in (404, 426), path
+            assert "location" not in answer.headers
