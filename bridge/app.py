@@ -251,7 +251,12 @@ class Bridge:
             admin.router(self._administration, self._control, limits),
         )
         self._server: Final = HttpServer(
-            make_api(routers, self._check_token, token_in_path=settings.server.token_in_path),
+            make_api(
+                routers,
+                self._check_token,
+                token_in_path=settings.server.token_in_path,
+                allowed_hosts=settings.server.allowed_hosts,
+            ),
             Upgrades(self._admission, Parsers(max_size=4 * limits.max_message_size)),
             settings.server,
             max_body=2 * limits.max_message_size,

@@ -57,6 +57,13 @@ def _parser() -> argparse.ArgumentParser:
 
     dev = commands.add_parser("dev", help="run everything here: broker, bridge, sample services")
     dev.add_argument("--port", help="port of the bridge, 0 for a free one (BRIDGE_PORT, 8000)")
+    dev.add_argument(
+        "--nats-port",
+        type=_port,
+        default=4222,
+        metavar="PORT",
+        help="port of the broker, 0 for a free one (default: %(default)s)",
+    )
     dev.add_argument("--no-samples", action="store_true", help="leave the sample services out")
     dev.add_argument("--data", metavar="DIR", help="keep what the broker stores in this folder")
     dev.add_argument("-v", "--verbose", action="store_true", help="show what every process says")
@@ -127,6 +134,7 @@ def _dev(options: argparse.Namespace) -> int:
 
     return dev.run(
         port=options.port,
+        nats_port=options.nats_port,
         samples=not options.no_samples,
         data=options.data,
         verbose=options.verbose,
@@ -186,6 +194,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError("must be 0 to 65535")
     return number
 
 

@@ -15,12 +15,15 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 
+from bridge.identity.origins import ANY_PORT, LOOPBACK_HOSTS, host_allowed
 from schemas.bus import BusSettings, CommaSeparated, Settings, SettingsError
 from schemas.errors import PatternError
 from schemas.patterns import Pattern
 
 DEMO_SECRET: Final = "demo-secret-for-local-use-only-0123456789"
 """What ``bridge dev`` signs with; ``bridge check`` and the start of ``bridge serve`` warn of it."""
+
+LOOPBACK_ANY_PORT: Final = frozenset(host + ANY_PORT for host in LOOPBACK_HOSTS)
 
 SYMMETRIC: Final = frozenset({"HS256", "HS384", "HS512"})
 ASYMMETRIC: Final = frozenset(
@@ -55,8 +58,14 @@ class ServerSettings(Settings):
     allowed_origins: CommaSeparated = Field(
         (),
         alias="BRIDGE_ALLOWED_ORIGINS",
-        description="browser origins that may connect, whole (`https://app.example.com`); `*` for "
-        "any; empty: only pages of the bridge's own host",
+        description="browser origins that may connect, whole (`https://app.example.com`, "
+        "`http://localhost:*` for any port of this machine); `*` for any; empty: only pages of the "
+        "bridge's own host",
+    )
+    allowed_hosts: CommaSeparated = Field(
+        (),
+        alias="BRIDGE_ALLOWED_HOSTS",
+        description="names that requests may have in `Host`, without a port; empty: any",
     )
     trusted_proxies: CommaSeparated = Field(
         (),
@@ -104,7 +113,18 @@ class ServerSettings(Settings):
             scheme, _, rest = value.partition("://")
             if value != "*" and (scheme not in ("http", "https") or not rest or "/" in rest):
                 raise ValueError(f"{value!r} is no origin (scheme://host[:port], without a path)")
+            if value.endswith(ANY_PORT) and rest.lower() not in LOOPBACK_ANY_PORT:
+                raise ValueError(f"{value!r}: any port is for names of this machine only")
         return tuple(value.lower() for value in values)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        names = tuple(value.lower() for value in values)
+        for name in names:
+            if not host_allowed(name, (name,)):
+                raise ValueError(f"{name!r} is no host name (without a port; IPv6 in brackets)")
+        return names
 
     @model_validator(mode="after")
     def _tls(self) -> Self:

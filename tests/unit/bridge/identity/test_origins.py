@@ -8,7 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.identity.origins import address_block, client_address, origin_allowed
+from bridge.identity.origins import (
+    address_block,
+    client_address,
+    host_allowed,
+    origin_allowed,
+)
 
 LISTED = ("https://app.example.com", "http://localhost:3000")
 
@@ -44,6 +49,51 @@ LISTED = ("https://app.example.com", "http://localhost:3000")
 def test_listed_origins_are_compared_whole(origin: str | None, allowed: bool) -> None:
     """Only the listed origins pass, without regard to case and the scheme's own port."""
     assert origin_allowed(origin, "bridge.example", LISTED, "wss") is allowed
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("http://localhost:5173", True),
+        ("http://LOCALHOST:1", True),
+        ("http://localhost", True),
+        ("https://localhost:5173", False),
+        ("http://127.0.0.1:5173", False),
+        ("http://localhost.evil.example:5173", False),
+        ("http://localhost:5173/", False),
+        ("null", False),
+    ],
+)
+def test_any_port_of_one_host(origin: str, allowed: bool) -> None:
+    """``:*`` stands for every port, of that scheme and host alone."""
+    assert origin_allowed(origin, "127.0.0.1:8000", ("http://localhost:*",), "ws") is allowed
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.1:8000", True),
+        ("LocalHost:1", True),
+        ("localhost.", True),
+        ("[::1]:8000", True),
+        ("[::1]", True),
+        ("evil.example", False),
+        ("evil.example:8000", False),
+        ("localhost.evil.example", False),
+        ("127.0.0.1.evil.example", False),
+        ("localhost@evil.example", False),
+        ("localhost, evil.example", False),
+        ("localhost:8000 evil.example", False),
+        ("0.0.0.0:8000", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_hosts_are_compared_whole(host: str | None, allowed: bool) -> None:
+    """The port does not matter; a name that only contains an allowed one does not pass."""
+    assert host_allowed(host, ("127.0.0.1", "localhost", "[::1]")) is allowed
+    assert host_allowed(host, ())
 
 
 def test_a_list_replaces_the_own_host() -> None:
