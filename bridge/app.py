@@ -31,6 +31,7 @@ from bridge.http import admin, health, metrics, tickets
 from bridge.http.api import make_api
 from bridge.http.server import HttpServer
 from bridge.identity.keys import JwksKeys, load_keys
+from bridge.identity.origins import client_address
 from bridge.identity.revocations import Revocations
 from bridge.identity.tickets import Tickets, identity_from_json, identity_to_json, owner
 from bridge.identity.tokens import Identity, TokenVerifier
@@ -47,6 +48,7 @@ from bridge.sessions.turns import Turns
 from bridge.settings import BridgeSettings
 from bridge.sockets.socket import Parsers
 from bridge.sockets.upgrade import Upgrades
+from bridge.telemetry.observer import Observer
 from schemas import codes
 from schemas.catalogue import Catalogue
 from schemas.codes import GapReason
@@ -70,6 +72,8 @@ class Bridge:
         self._tasks: Final[set[asyncio.Task[None]]] = set()
         self._draining = False
         self._wall: Final = steady_clock()
+        networks = settings.server.proxy_networks
+        self._observer: Final = Observer(rate=settings.server.log_rate, networks=networks)
         try:
             catalogue = Catalogue.load(settings.bus.catalogue)
         except SchemaError as problem:
@@ -195,6 +199,7 @@ class Bridge:
             clock=loop.time,
             can_resume=lambda: self._connection.is_up and not self._stream.problem,
             wall=self._wall,
+            observer=self._observer,
         )
         self._admission: Final = Admission(
             settings.server,
@@ -223,6 +228,7 @@ class Bridge:
                 lambda: self._failures.sweep(self._wall()),
                 self._refresh_keys,
                 lambda: self._rejects.report(self._hub.counts.rejected),
+                self._observer.lines.tick,
             ),
         )
 
@@ -247,17 +253,21 @@ class Bridge:
             tickets.router(
                 self._tickets, settings.identity.ticket_ttl, self._ticket_rates, self._wall
             ),
-            metrics.router(self._read_numbers),
+            metrics.router(self._read_numbers, self._observer),
             admin.router(self._administration, self._control, limits),
         )
         self._server: Final = HttpServer(
             make_api(
                 routers,
                 self._check_token,
+                self._observer,
+                lambda peer, forwarded: client_address(peer, forwarded, networks),
                 token_in_path=settings.server.token_in_path,
                 allowed_hosts=settings.server.allowed_hosts,
             ),
-            Upgrades(self._admission, Parsers(max_size=4 * limits.max_message_size)),
+            Upgrades(
+                self._admission, Parsers(max_size=4 * limits.max_message_size), self._observer
+            ),
             settings.server,
             max_body=2 * limits.max_message_size,
         )
@@ -298,6 +308,7 @@ class Bridge:
         await self._server.stop()
         # 4. What still waits for an answer is given up, NATS is drained and closed.
         self._keeper.stop()
+        self._observer.lines.flush()
         for task in self._tasks:
             task.cancel()
         if self._tasks:

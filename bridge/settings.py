@@ -96,6 +96,19 @@ class ServerSettings(Settings):
         "text", alias="BRIDGE_LOG_FORMAT", description="`text` or `json`, one line a record"
     )
 
+    log_rate: int = Field(
+        10,
+        alias="BRIDGE_LOG_RATE",
+        ge=1,
+        le=100_000,
+        description="log lines a second of one kind about clients; what is beyond is summed up",
+    )
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _any_case(cls, value: object) -> object:
+        return value.strip().lower() if isinstance(value, str) else value
+
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, values: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,19 +13,22 @@ import time
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Body, HTTPException, status
+from fastapi import APIRouter, Body, HTTPException, Request, status
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic_core import from_json
 
 from bridge.broker.control import Control, Operation
 from bridge.delivery.frames import text_frame
 from bridge.delivery.hub import Hub
-from bridge.http.callers import Admin
+from bridge.http.callers import Admin, address_of
 from bridge.identity.revocations import Revocations
+from bridge.identity.tokens import Identity
 from bridge.sessions.registry import Registry
 from bridge.sessions.session import Session
 from bridge.sessions.states import State
 from bridge.settings import LimitSettings
+from bridge.telemetry.lines import cut
+from bridge.telemetry.observer import Observer
 from schemas import codes
 from schemas.envelope import new_id, rfc3339, timestamp
 from schemas.errors import IdError
@@ -168,6 +171,10 @@ def router(administration: Administration, control: Control, limits: LimitSettin
     def success(data: Any) -> dict[str, Any]:
         return {"status": "success", "data": data}
 
+    def told(request: Request, action: str, who: Identity, **what: Any) -> None:
+        observer: Observer = request.app.state.observer
+        observer.administrator(action, who.user_id, address_of(request), **what)
+
     @routes.get("/stats", summary="Counts of this replica")
     async def stats(_: Admin) -> dict[str, Any]:
         return success(administration.stats())
@@ -184,8 +191,10 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         raise HTTPException(status.HTTP_404_NOT_FOUND, "Connection not found")
 
     @routes.delete("/connections/{connection_id}", summary="Send one connection away (4003)")
-    async def close(connection_id: str, _: Admin) -> dict[str, Any]:
-        if not any(await control.ask_all("close", {"id": connection_id})):
+    async def close(request: Request, connection_id: str, who: Admin) -> dict[str, Any]:
+        closed = any(await control.ask_all("close", {"id": connection_id}))
+        told(request, "close connection", who, target=cut(connection_id), closed=int(closed))
+        if not closed:
             raise HTTPException(status.HTTP_404_NOT_FOUND, "Connection not found")
         return success({"connection_id": connection_id, "closed": True})
 
@@ -194,7 +203,10 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         summary="Close a user's connections: 4003, or 4501 with revoke",
     )
     async def disconnect(
-        user_id: str, _: Admin, asked: Annotated[Disconnect | None, Body()] = None
+        request: Request,
+        user_id: str,
+        who: Admin,
+        asked: Annotated[Disconnect | None, Body()] = None,
     ) -> dict[str, Any]:
         revoke = asked is not None and asked.revoke
         try:
@@ -202,16 +214,18 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         except IdError as problem:
             raise HTTPException(status.HTTP_422_UNPROCESSABLE_CONTENT, str(problem)) from None
         closed = await control.ask_all("disconnect", {"user": user_id, "revoke": revoke})
+        action = "revoke user" if revoke else "disconnect user"
+        told(request, action, who, target=cut(user_id), closed=sum(closed))
         return success({"user_id": user_id, "connections_closed": sum(closed), "revoked": revoke})
 
     @routes.post("/broadcast", summary="A message for every connection, on every replica")
-    async def broadcast(message: Message, _: Admin) -> dict[str, Any]:
-        told = message.model_copy(
+    async def broadcast(request: Request, message: Message, who: Admin) -> dict[str, Any]:
+        whole = message.model_copy(
             update={"timestamp": timestamp(), "id": new_id(), "source": "admin_broadcast"}
         )
         try:
             text = json.dumps(
-                told.model_dump(exclude_unset=True), ensure_ascii=False, allow_nan=False
+                whole.model_dump(exclude_unset=True), ensure_ascii=False, allow_nan=False
             )
             from_json(text.encode())
         except (ValueError, RecursionError):
@@ -223,11 +237,20 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         if len(text.encode()) > limits.max_message_size:
             raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, "The message is too large")
         reached = await control.ask_all("broadcast", {"text": text})
+        message_id: str = whole.id  # type: ignore[attr-defined]  # an extra field
+        told(
+            request,
+            "broadcast",
+            who,
+            type=cut(message.type),
+            message_id=message_id,
+            reached=sum(reached),
+        )
         return success(
             {
                 "message_sent": True,
                 "connections_reached": sum(reached),
-                "message_id": told.id,  # type: ignore[attr-defined]  # an extra field
+                "message_id": message_id,
             }
         )
 

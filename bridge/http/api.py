@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fastapi import APIRouter, FastAPI, Request, status
 from fastapi.exceptions import RequestValidationError
@@ -10,22 +10,30 @@ from fastapi.responses import JSONResponse
 
 from bridge.http.callers import Check
 from bridge.http.hosts import AllowedHosts
+from bridge.telemetry.observer import Observer
 
 
 def make_api(
     routers: Iterable[APIRouter],
     check_token: Check,
+    observer: Observer | None = None,
+    address: Callable[[str, str | None], str] = lambda peer, forwarded: peer,
     *,
     token_in_path: bool = True,
     allowed_hosts: tuple[str, ...] = (),
 ) -> FastAPI:
-    """Return the application with these routes, whose callers ``check_token`` knows."""
+    """Return the application with these routes, whose callers ``check_token`` knows.
+
+    ``address`` takes a peer's address and ``X-Forwarded-For``, and returns the client's.
+    """
     api = FastAPI(
         title="NATS WebSocket bridge",
         description="Admin, tickets and health of the bridge. Clients connect to `/ws`.",
         redirect_slashes=False,  # a redirect leads to whatever ``Host`` says
     )
     api.state.check_token = check_token
+    api.state.observer = observer or Observer()
+    api.state.address = address
     if allowed_hosts:
         api.add_middleware(AllowedHosts, allowed=allowed_hosts)
     api.add_exception_handler(RequestValidationError, refuse_request)

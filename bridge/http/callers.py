@@ -14,6 +14,21 @@ from bridge.identity.tokens import Identity, KeyNeeded
 Check = Callable[[str], Awaitable[Identity]]
 """Takes a token, raises :class:`TokenError` when it is refused or revoked."""
 
+
+def address_of(request: Request) -> str:
+    """Return the caller's address, past the proxies that are trusted."""
+    peer = "" if request.client is None else request.client.host
+    forwarded = request.headers.getlist("x-forwarded-for")
+    address: str = request.app.state.address(peer, ", ".join(forwarded) if forwarded else None)
+    return address
+
+
+def path_of(request: Request) -> str:
+    """Return the template of the route that is called: a path may name a user."""
+    path: str = getattr(request.scope.get("route"), "path", "")
+    return path
+
+
 _bearer = HTTPBearer(auto_error=False, description="A token as for the WebSocket")
 
 
@@ -23,7 +38,7 @@ async def caller(
 ) -> Identity:
     """Return who calls, or answer 401 (503 when keys can't be fetched)."""
     check: Check = request.app.state.check_token
-    reason = "a bearer token is needed"
+    reason, observer = "a bearer token is needed", request.app.state.observer
     if credentials is not None:
         try:
             return await check(credentials.credentials)
@@ -33,14 +48,19 @@ async def caller(
             ) from None
         except TokenError as problem:
             reason = problem.reason
+            observer.token_refused(reason, address_of(request))
+    observer.request_refused(401, reason, address_of(request), path_of(request))
     raise HTTPException(
         status.HTTP_401_UNAUTHORIZED, reason, headers={"WWW-Authenticate": "Bearer"}
     )
 
 
-async def admin(identity: Annotated[Identity, Depends(caller)]) -> Identity:
+async def admin(request: Request, identity: Annotated[Identity, Depends(caller)]) -> Identity:
     """Return who calls, or answer 403 when that is no admin."""
     if not identity.admin:
+        request.app.state.observer.request_refused(
+            403, "Admin access required", address_of(request), path_of(request)
+        )
         raise HTTPException(status.HTTP_403_FORBIDDEN, "Admin access required")
     return identity
 

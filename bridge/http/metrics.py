@@ -16,6 +16,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from bridge.telemetry.lines import Tally
+from bridge.telemetry.observer import Observer
+
 
 @dataclass(frozen=True, slots=True)
 class Reading:
@@ -43,8 +46,9 @@ class Reading:
 
 
 class _Numbers(Collector):
-    def __init__(self, read: Callable[[], Reading]) -> None:
+    def __init__(self, read: Callable[[], Reading], observer: Observer) -> None:
         self._read: Final = read
+        self._observer: Final = observer
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric, of this moment."""
@@ -78,12 +82,38 @@ class _Numbers(Collector):
             for key, value in sorted(values.items()):
                 family.add_metric([str(key)], value)
             yield family
+        yield from _observed(self._observer)
 
 
-def router(read: Callable[[], Reading]) -> APIRouter:
+def _observed(seen: Observer) -> Iterator[Metric]:
+    """Yield what the observer has counted."""
+    for name, told, value in (
+        ("connections_opened", "Handshakes that were accepted (101)", seen.upgraded),
+        ("connections_established", "Connections whose client is known", seen.established),
+        ("stalls", "Times that a connection could not be written to", seen.stalls),
+    ):
+        yield CounterMetricFamily(f"bridge_{name}", told, value=value)
+    tallies: tuple[tuple[str, str, tuple[str, ...], Tally], ...] = (
+        ("connections_closed", "Connections that ended", ("code", "by"), seen.closed),
+        ("handshakes_refused", "Handshakes answered by HTTP", ("status", "reason"), seen.refused),
+        ("tokens_refused", "Tokens and tickets that were not good", ("reason",), seen.tokens),
+        ("errors", "Errors that answered a message", ("code",), seen.errors),
+        ("client_messages", "Messages of clients that could be read", ("type",), seen.messages),
+        ("commands", "Commands and their outcome", ("command", "outcome"), seen.commands),
+        ("tickets", "Tickets that were asked for", ("outcome",), seen.tickets),
+        ("admin_actions", "What administrators did", ("action",), seen.actions),
+    )
+    for name, told, labels, tally in tallies:
+        family = CounterMetricFamily(f"bridge_{name}", told, labels=labels)
+        for key, count in sorted(tally.items()):
+            family.add_metric(key if isinstance(key, tuple) else (key,), count)
+        yield family
+
+
+def router(read: Callable[[], Reading], observer: Observer) -> APIRouter:
     """Return the route."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Numbers(read))
+    registry.register(_Numbers(read, observer))
     routes = APIRouter(tags=["health"])
 
     @routes.get("/metrics", summary="Counts and states for Prometheus", response_class=Response)

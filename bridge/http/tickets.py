@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, HTTPException, status
+from fastapi import APIRouter, HTTPException, Request, status
 
-from bridge.http.callers import Caller
+from bridge.http.callers import Caller, address_of
 from bridge.identity.tickets import Tickets, TicketsExhausted
 from bridge.limits.rates import SlidingWindow
 
@@ -20,9 +20,11 @@ def router(
     routes = APIRouter(prefix="/ws", tags=["tickets"])
 
     @routes.post("/tickets", summary="A ticket for one connection")
-    async def issue(caller: Caller) -> dict[str, Any]:
-        now = wall()
+    async def issue(request: Request, caller: Caller) -> dict[str, Any]:
+        now, told = wall(), request.app.state.observer.ticket
+        who = (caller.user_id, address_of(request))
         if not rates.allow(caller.user_id, now):
+            told("rate limit", *who)
             wait = (rates.reset_time(caller.user_id) or now) - now
             raise HTTPException(
                 status.HTTP_429_TOO_MANY_REQUESTS,
@@ -32,11 +34,13 @@ def router(
         try:
             ticket = tickets.issue(caller)
         except TicketsExhausted:
+            told("too many wait", *who)
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
                 "Too many tickets wait to be used",
                 headers={"Retry-After": str(max(1, round(ttl)))},
             ) from None
+        told("issued", *who)
         return {"status": "success", "data": {"ticket": ticket, "expires_in": ttl}}
 
     return routes

@@ -133,17 +133,18 @@ class Admission:
                 HTTPStatus.FORBIDDEN, "ORIGIN_NOT_ALLOWED", "This origin may not connect"
             )
         if self._doors.is_draining():
-            return self._full("Server is going away")
+            return self._full("Server is going away", reason="DRAINING")
         if env.registry.is_full:
             return self._full()
         return None
 
-    def _full(self, message: str = "Server connection limit exceeded") -> Refused:
+    def _full(self, message: str = "Server connection limit exceeded", reason: str = "") -> Refused:
         return Refused(
             HTTPStatus.SERVICE_UNAVAILABLE,
             ErrorCode.CONNECTION_LIMIT_EXCEEDED,
             message,
             (("Retry-After", str(RETRY_FULL)),),
+            reason,
         )
 
     # What happens with the connection once it is upgraded.
@@ -154,15 +155,15 @@ class Admission:
         except KeyNeeded:
             self._later(self._doors.verify_or_fetch(token), intro, socket)
         except TokenError as problem:
-            self._fail(intro, socket, close_code_of(problem))
+            self._fail(intro, socket, close_code_of(problem), problem.reason)
         else:
             self._known(identity, intro, socket)
 
     def _with_ticket(self, ticket: str, intro: Introduction, socket: Socket) -> None:
         try:
             identity = self._doors.redeem(ticket)
-        except TicketError:
-            self._fail(intro, socket, codes.INVALID_TOKEN)
+        except TicketError as problem:
+            self._fail(intro, socket, codes.INVALID_TOKEN, str(problem))
             return
         if identity is None:
             self._later(self._doors.redeem_elsewhere(ticket), intro, socket)
@@ -178,12 +179,13 @@ class Admission:
 
     def _known(self, identity: Identity, intro: Introduction, socket: Socket) -> None:
         if self._env.is_revoked(identity):
-            self._fail(intro, socket, codes.REVOKED)
+            self._fail(intro, socket, codes.REVOKED, "the token is revoked")
             return
         Session(self._env, socket, intro).identify(identity)
 
-    def _fail(self, intro: Introduction, socket: Socket, close: CloseCode) -> None:
+    def _fail(self, intro: Introduction, socket: Socket, close: CloseCode, reason: str) -> None:
         self.failed(intro.address)
+        self._env.observer.token_refused(reason, intro.address, code=close.code)
         socket.close(close)
 
 

@@ -23,6 +23,7 @@ from schemas.envelope import rfc3339
 from schemas.replies import (
     AuthRefreshed,
     AuthRefreshedData,
+    Error,
     Reply,
     ResumeCompleted,
     SubscriptionAcknowledged,
@@ -69,6 +70,7 @@ def receive(session: Session, data: bytes, is_text: bool) -> None:
     except MessageError as refused:
         _refuse(session, error(refused.code, refused.message, reply_to=refused.reply_to))
         return
+    env.observer.received(session, message.type)
     session.last_heartbeat = session.last_seen
     view = View(
         session.wishes.patterns,
@@ -128,6 +130,7 @@ def _change(session: Session, change: Change) -> None:
     # Stored events come before live ones: what comes in from here on waits for them.
     replay = detours.replay(session) if change.cursor or change.history else None
     session.wishes.become(change.patterns, identity.grants)
+    session.env.observer.subscribed(session, change.patterns, len(change.patterns))
     wanted = frozenset(session.wishes.keys)
     named = replies[0].data.events if isinstance(replies[0], SubscriptionAcknowledged) else ()
     order: Order | None
@@ -191,6 +194,8 @@ async def _command(session: Session, effect: Ask, identity: Identity) -> None:
         reply = await session.env.ask(effect, identity)
     finally:
         session.waiting_commands -= 1
+    outcome = reply.data.code if isinstance(reply, Error) else "accepted"
+    session.env.observer.commanded(session, effect.command, effect.resource_id, outcome)
     if session.state is State.OPEN:
         session.send(reply)
 

@@ -66,6 +66,10 @@ class Registry:
         """Return a user's connections, oldest first."""
         return list(self._by_user.get(user_id, {}).values())
 
+    def count_of(self, user_id: str) -> int:
+        """Return how many connections a user has."""
+        return len(self._by_user.get(user_id, ()))
+
     def per_user(self) -> dict[str, int]:
         """Return how many connections each user has."""
         return {user: len(sessions) for user, sessions in self._by_user.items()}

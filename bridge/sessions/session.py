@@ -44,6 +44,7 @@ from schemas.replies import (
     AuthExpiringData,
     ConnectionDraining,
     DrainingData,
+    Error,
     Gap,
     GapData,
     Reply,
@@ -178,6 +179,9 @@ class Session:
             identity = await answer
         except BridgeError as problem:
             close = close_code_of(problem)
+            self.env.observer.token_refused(
+                str(problem), self.address, code=close.code, connection_id=self.id
+            )
             if self.state is State.AWAITING:
                 if close is not codes.TRY_AGAIN_LATER:
                     self.env.failed_handshake(self.intro.address)
@@ -209,7 +213,10 @@ class Session:
             replay.order(Order(frozenset({DIRECT}), after))
         elif self.intro.cursor is not None:
             self.send(cursor_malformed(None, self.cursor))
-        log.debug("connection %s of user %s is open", self.id, identity.user_id)
+        registry = env.registry
+        env.observer.opened(
+            self, len(registry), registry.count_of(identity.user_id), identity.email
+        )
         early, self._early = self._early, None
         if early is not None:
             self._socket.start(self)
@@ -220,13 +227,12 @@ class Session:
         """Say goodbye: what was offered is written, then the close frame. Safe to call twice."""
         if self.state is State.CLOSED:
             return
-        self._leave()
+        self._leave((close.code, "bridge"))
         self._socket.put()
         if close is not codes.SLOW_CONSUMER:
             self.env.hub.flush.drain(self.outbox)
         self.env.hub.flush.forget(self.outbox)
         self._socket.close(close)
-        log.debug("connection %s closed: %s %s", self.id, close.code, close.name)
 
     def replace(self) -> None:
         """The user has a newer connection and is over the limit."""
@@ -244,7 +250,7 @@ class Session:
         """End the connection without a word; for the end of a drain."""
         self._socket.abort()
 
-    def _leave(self) -> None:
+    def _leave(self, ended: tuple[int, str]) -> None:
         # Nothing is delivered from here on, and NATS interest is given back.
         env, identity = self.env, self.identity
         self.state = advance(self.state, State.CLOSED)
@@ -267,7 +273,8 @@ class Session:
             env.hub.release_user(identity.user)
             env.interests.release(self._unit)
             self._unit = None
-        env.registry.remove(self, None if identity is None else identity.user_id)
+        env.registry.remove(self, self.user_id)
+        env.observer.ended(self, *ended, len(env.registry), self._socket.acknowledged)
 
     # What the socket calls.
 
@@ -315,6 +322,16 @@ class Session:
         self._socket.when_lost(gone)
 
     @property
+    def user_id(self) -> str | None:
+        """Whose connection it is, once that is known."""
+        return None if self.identity is None else self.identity.user_id
+
+    @property
+    def address(self) -> str:
+        """The client's address, past the proxies that are trusted."""
+        return self.intro.address
+
+    @property
     def idle(self) -> float:
         """Seconds since the last sign of life."""
         return self.env.clock() - self.last_seen
@@ -326,6 +343,7 @@ class Session:
 
     def on_pause(self) -> None:
         """The client reads too slowly for now."""
+        self.env.observer.stalled(self)
         detours.pause(self)
         self._untaken = self._socket.untaken
 
@@ -338,7 +356,7 @@ class Session:
         if self.state is State.AWAITING:
             self.env.failed_handshake(self.intro.address)
         if self.state is not State.CLOSED:
-            self._leave()
+            self._leave(self._socket.ended or (1006, "client"))
         self.env.hub.flush.forget(self.outbox)
 
     def _overflowed(self) -> None:
@@ -396,6 +414,8 @@ class Session:
 
     def send(self, reply: Reply) -> None:
         """Offer a message of the bridge, behind the events that were offered before."""
+        if isinstance(reply, Error):
+            self.env.observer.answered(self, reply.data.code, reply.data.message)
         self.env.hub.flush.offer(self.outbox, text_frame(reply.to_bytes()))
 
     def say(self, reply: Reply) -> None:

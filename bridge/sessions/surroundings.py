@@ -19,6 +19,7 @@ from bridge.sessions.handlers import Ask
 from bridge.sessions.registry import Registry
 from bridge.sessions.turns import Turns
 from bridge.settings import IdentitySettings, LimitSettings
+from bridge.telemetry.observer import Observer
 from schemas.catalogue import Catalogue
 from schemas.cursors import Cursor
 from schemas.errors import CursorError
@@ -60,6 +61,8 @@ class Surroundings:
     """Whether stored events can be read now, as far as is known."""
     wall: Callable[[], float]
     """Unix seconds that never go back, for the rate limit."""
+    observer: Observer = field(default_factory=Observer)
+    """Counts and logs what happens to connections."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,8 @@ CLOSE_TIMEOUT: Final = 5.0
 MAX_UNSENT: Final = 128 * 1024
 """Bytes that wait in the kernel to be sent to a slow peer, about."""
 NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+TCP_INFO: Final[int | None] = socket.TCP_INFO if sys.platform == "linux" else None
+"""Its ``tcpi_bytes_acked`` is the eight bytes at 120 (linux/tcp.h, since 4.1)."""
 
 _silent: Final = logging.getLogger("bridge.frames")
 _silent.setLevel(logging.CRITICAL)  # a peer's broken frames are answered, not logged
@@ -125,6 +127,7 @@ class Socket(asyncio.Protocol):
         "_timer",
         "_transport",
         "_when_lost",
+        "ended",
         "paused",
     )
 
@@ -153,6 +156,8 @@ class Socket(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._when_lost: Callable[[], None] | None = None
         self.paused = False
+        self.ended: tuple[int, str] | None = None
+        """The close code of whoever closed first, and who that was: ``bridge`` or ``client``."""
 
     def hold(self) -> None:
         """Read nothing until :meth:`start`; for an owner that has to wait for something first."""
@@ -209,6 +214,7 @@ class Socket(asyncio.Protocol):
         """Send a close frame and wait for the peer's, for a while; safe to call twice."""
         if self._closing:
             return
+        self.ended = (close.code, "bridge")
         self._finish(close_frame(close))
         self._held = False
         if self._rest is not None:
@@ -312,6 +318,18 @@ class Socket(asyncio.Protocol):
             self._receiver.on_resume()
 
     @property
+    def acknowledged(self) -> int | None:
+        """Bytes that the peer's system has acknowledged so far; None where that is not known."""
+        found = self._transport.get_extra_info("socket")
+        if found is None or TCP_INFO is None:
+            return None
+        with contextlib.suppress(OSError, ValueError):
+            told = found.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 128)
+            if len(told) == 128:
+                return int.from_bytes(told[120:], sys.byteorder)
+        return None
+
+    @property
     def untaken(self) -> int:
         """Bytes that were written and that the peer has not taken, as far as the system tells."""
         found = self._transport.get_extra_info("socket")
@@ -377,6 +395,7 @@ class Socket(asyncio.Protocol):
         self._end_parser()
         if not self._closing:
             self._closing = True
+            self.ended = (int.from_bytes(payload[:2]) if len(payload) > 1 else 1005, "client")
             self.put(bytes((0x88, len(payload))) + payload)
         self._transport.close()
         self._cut_later()
@@ -389,6 +408,7 @@ class Socket(asyncio.Protocol):
         if self._closing:
             self._transport.close()
             return
+        self.ended = (close.code, "bridge")
         self._finish(close_frame(close))
         if self._transport.can_write_eof():
             self._transport.write_eof()

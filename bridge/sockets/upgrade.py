@@ -19,6 +19,7 @@ from typing import Final
 
 from bridge.sockets.deadlines import Deadlines
 from bridge.sockets.socket import Parsers, Socket
+from bridge.telemetry.observer import Observer
 
 PATIENCE: Final = 0.05
 """Seconds that the answer to a handshake may wait for the first frame, to share its write."""
@@ -45,6 +46,8 @@ class Refused:
     code: str
     message: str
     headers: tuple[tuple[str, str], ...] = ()
+    reason: str = ""
+    """What it is counted under where its code says too little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,10 @@ Admit = Callable[[Handshake], Refused | Admitted]
 class Upgrades:
     """Answers handshakes, and makes the :class:`Socket` of each that is admitted."""
 
-    def __init__(self, admit: Admit, parsers: Parsers) -> None:
+    def __init__(self, admit: Admit, parsers: Parsers, observer: Observer | None = None) -> None:
         self._admit: Final = admit
         self._parsers: Final = parsers
+        self._observer: Final = observer or Observer()
         self._put_off: Final = Deadlines(PATIENCE, Socket.put)
 
     def __call__(
@@ -86,6 +90,13 @@ class Upgrades:
         accept = _accept(method, handshake)
         outcome = accept if isinstance(accept, Refused) else self._admit(handshake)
         if isinstance(outcome, Refused):
+            self._observer.handshake_refused(
+                outcome.status,
+                outcome.reason or outcome.code,
+                peer=handshake.peer,
+                target=handshake.target,
+                headers=handshake.headers,
+            )
             transport.write(_refusal(outcome))
             transport.close()
             return None
@@ -104,6 +115,7 @@ class Upgrades:
             ),
         )
         transport.set_protocol(socket)
+        self._observer.upgraded += 1
         if outcome.greets:
             self._put_off.begin(socket, loop)
         else:

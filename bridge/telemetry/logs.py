@@ -24,7 +24,7 @@ _SECRETS: Final = (
     (re.compile(r"(?i)\b(bearer)([\s.:=]+)[\w.~+/-]+=*"), rf"\1\2{REDACTED}"),
     # A query or form field, a repr of a dict, a JSON field.
     (
-        re.compile(r"""(?i)\b(ticket|token|secret|password)(\\?["']?\s*[=:]\s*\\?["'])[^"'\\]+"""),
+        re.compile(r"""(?i)\b(ticket|token|secret|password)(\\*["']?\s*[=:]\s*\\*["'])[^"'\\]+"""),
         rf"\1\2{REDACTED}",
     ),
     (re.compile(r"(?i)\b(ticket|token|secret|password)=[\w.~%+/-]+=*"), rf"\1={REDACTED}"),
@@ -70,7 +70,7 @@ class _Formatter(logging.Formatter):
         return {
             name: value
             for name, value in vars(record).items()
-            if name not in _STANDARD and name not in _HIDDEN
+            if value is not None and name not in _STANDARD and name not in _HIDDEN
         }
 
     def exception(self, record: logging.LogRecord) -> str:
@@ -107,6 +107,8 @@ class TextFormatter(_Formatter):
 
 def _shown(value: object) -> str:
     try:
+        if isinstance(value, list | dict):
+            return json.dumps(value, ensure_ascii=False, default=str)
         return str(value)
     except Exception:  # the value's own code runs here, and the record is worth keeping
         return f"<{type(value).__name__}>"

@@ -1,0 +1,150 @@
+"""What an operator reads: who came, who was refused and why, who went, and what admins did."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from typing import Any
+
+import pytest
+
+from bridge.telemetry.observer import Line
+from tests.support.bridge import BridgeProcess, StartBridge
+from tests.support.clients import Clients, http, mint, new_user
+
+SECRETS = "another-secret-of-more-than-32-bytes-00"
+
+
+@pytest.fixture(scope="module")
+def bridge_settings() -> dict[str, str]:
+    """Lines that a test can read, at the level that a service runs with."""
+    return {"BRIDGE_LOG_FORMAT": "json", "BRIDGE_LOG_LEVEL": "INFO"}
+
+
+def lines(bridge: BridgeProcess, message: str, **fields: object) -> list[dict[str, Any]]:
+    """Return the lines with this message and these fields that were written so far."""
+    found = []
+    for text in bridge.output.splitlines():
+        if text.startswith("{"):
+            line = json.loads(text)
+            if line["message"] == message and fields.items() <= line.items():
+                found.append(line)
+    return found
+
+
+async def wait_line(bridge: BridgeProcess, message: str, **fields: object) -> dict[str, Any]:
+    """Return the first line with this message and these fields, when it is there."""
+    parts = "".join(
+        f"(?=.*{re.escape(json.dumps(name))}: {re.escape(json.dumps(value))})"
+        for name, value in fields.items()
+    )
+    pattern = re.compile(rf'^{{{parts}(?=.*"message": {re.escape(json.dumps(message))})')
+    found = await asyncio.to_thread(bridge.wait_for_line, pattern, 5)
+    line: dict[str, Any] = json.loads(found.string)
+    return line
+
+
+async def test_a_connection_comes_and_goes(bridge: BridgeProcess) -> None:
+    """Who connected, what they subscribed to, and how it ended: by user and connection."""
+    user = new_user()
+    async with Clients(bridge.url) as clients:
+        client = await clients.join(user, email="ann@example.com")
+        await client.subscribe("upload.*")
+        await client.ping()
+        await client.socket.close(1000)
+        opened = await wait_line(bridge, Line.OPENED, user_id=user)
+        assert opened["connection_id"] == client.id
+        assert opened["user_email"] == "ann@example.com"
+        assert opened["address"] == "127.0.0.1"
+        assert opened["user_connections"] == 1
+        subscribed = await wait_line(bridge, Line.SUBSCRIBED, user_id=user)
+        assert subscribed["events"] == ["upload.*"]
+        closed = await wait_line(bridge, Line.CLOSED, user_id=user)
+    assert (closed["code"], closed["by"]) == (1000, "client")
+    assert closed["connection_id"] == client.id
+    assert closed["message_count"] == 2
+    assert closed["error_count"] == 0
+    assert 0 < closed["duration"] < 60
+    assert closed["sent_bytes"] > 500
+
+
+async def test_a_cut_connection_is_1006(bridge: BridgeProcess) -> None:
+    """A connection that breaks without a close frame is told as such."""
+    user = new_user()
+    async with Clients(bridge.url) as clients:
+        client = await clients.join(user)
+        client.socket.transport.abort()
+        assert (await wait_line(bridge, Line.CLOSED, user_id=user))["code"] == 1006
+
+
+async def test_each_refusal_names_its_reason(bridge: BridgeProcess) -> None:
+    """A bad token says which check failed, a foreign origin which it was, a wrong path where."""
+    wrong = {
+        "the token's signature is wrong": mint(new_user(), secret=SECRETS),
+        "the token has expired": mint(new_user(), lifetime=-10),
+        "the token is malformed": "garbage",
+    }
+    async with Clients(bridge.url) as clients:
+        for reason, token in wrong.items():
+            client = await clients.connect(token, "header")
+            await client.until_closed()
+            line = await wait_line(bridge, Line.TOKEN_REFUSED, reason=reason)
+            assert line["address"] == "127.0.0.1"
+        await clients.rejected(origin="https://evil.example")
+        refused = await wait_line(bridge, Line.HANDSHAKE_REFUSED, reason="ORIGIN_NOT_ALLOWED")
+        assert (refused["status"], refused["origin"]) == (403, "https://evil.example")
+        await clients.rejected(f"/socket.io/{mint(new_user())}")
+        refused = await wait_line(bridge, Line.HANDSHAKE_REFUSED, reason="NOT_FOUND")
+        assert (refused["status"], refused["path"]) == (404, "/socket.io/…")
+    assert not re.search(r"eyJ[\w-]{8,}", bridge.output)
+
+
+async def test_messages_that_are_refused(bridge: BridgeProcess) -> None:
+    """A message that can't be read is told with its code, its words and its sender."""
+    user = new_user()
+    async with Clients(bridge.url) as clients:
+        client = await clients.join(user)
+        await client.send("no.such\n{type")
+        await client.expect_error("INVALID_MESSAGE_TYPE")
+        line = await wait_line(bridge, Line.MESSAGE_REFUSED, user_id=user)
+    assert line["code"] == "INVALID_MESSAGE_TYPE"
+    assert line["connection_id"] == client.id
+
+
+async def test_admins_leave_a_trace(bridge: BridgeProcess) -> None:
+    """Who did what to whom: each action is a line."""
+    admin, user = new_user("admin"), new_user()
+    token = mint(admin, role="admin")
+    async with Clients(bridge.url) as clients, http(bridge.url, token) as client:
+        await clients.join(user)
+        await client.post("/ws/broadcast", json={"type": "system.notification", "data": {}})
+        await client.post(f"/ws/users/{user}/disconnect", json={"revoke": True})
+        broadcast = await wait_line(bridge, Line.ADMINISTRATOR, action="broadcast")
+        assert broadcast["user_id"] == admin
+        assert broadcast["reached"] >= 1
+        revoked = await wait_line(bridge, Line.ADMINISTRATOR, action="revoke user")
+        assert (revoked["user_id"], revoked["target"], revoked["closed"]) == (admin, user, 1)
+        assert (await wait_line(bridge, Line.CLOSED, user_id=user))["code"] == 4501
+        async with http(bridge.url, mint(user)) as other:
+            await other.get("/ws/stats")
+        assert (await wait_line(bridge, Line.REQUEST_REFUSED, status=401))["path"] == "/ws/stats"
+
+
+async def test_a_storm_leaves_few_lines(start_bridge: StartBridge) -> None:
+    """Hundreds of refusals are a few lines and one that sums them up, and all are counted."""
+    bridge = start_bridge(BRIDGE_LOG_FORMAT="json", BRIDGE_LOG_LEVEL="info", BRIDGE_LOG_RATE="2")
+    async with Clients(bridge.url) as clients:
+        for _ in range(100):
+            await clients.rejected(origin="https://evil.example")
+    bridge.terminate()
+    assert bridge.wait() == 0
+    written = lines(bridge, Line.HANDSHAKE_REFUSED, status=403)
+    summed = [
+        json.loads(text)
+        for text in bridge.output.splitlines()
+        if f"{Line.HANDSHAKE_REFUSED} (" in text
+    ]
+    assert len(written) + len(summed) < 40
+    assert len(written) + sum(each["count"] for each in summed) == 100
+    assert summed[0]["addresses"] == {"127.0.0.1": summed[0]["count"]}
