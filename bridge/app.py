@@ -46,7 +46,7 @@ from bridge.sessions.states import State
 from bridge.sessions.surroundings import Surroundings
 from bridge.sessions.turns import Turns
 from bridge.settings import BridgeSettings
-from bridge.sockets.socket import Parsers
+from bridge.sockets.parsers import Parsers
 from bridge.sockets.upgrade import Upgrades
 from bridge.telemetry.observer import Observer
 from schemas import codes

@@ -7,42 +7,21 @@ bytes of a message are in flight: an idle connection has none, which is most of 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
-import logging
-import socket
-import sys
-import termios
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from websockets.frames import Opcode
-from websockets.protocol import SERVER, State
-from websockets.protocol import Protocol as FrameParser
 
 from bridge.delivery.frames import PING, close_frame, pong_frame
-from bridge.transport import Sender, lend, unsent
-from schemas.codes import (
-    CLOSE_CODES,
-    INTERNAL_ERROR,
-    INVALID_UTF8,
-    CloseCode,
-)
+from bridge.sockets.closing import CLOSE_TIMEOUT, LAST_SECOND, QUIET, CloseWait
+from bridge.sockets.kernel import acknowledged, limit_unsent, untaken
+from bridge.sockets.parsers import FrameParser, Parsers, Skimmer
+from bridge.transport import Sender, lend
+from schemas.codes import CLOSE_CODES, INTERNAL_ERROR, INVALID_UTF8, CloseCode
 
 SLICE: Final = 8 * 1024
 """Bytes of one connection that are read in one loop iteration: 8 KiB of empty frames take about as
 long as the others may have to wait."""
-CLOSE_TIMEOUT: Final = 5.0
-"""Seconds that a peer has to answer a close frame before the connection is cut."""
-
-MAX_UNSENT: Final = 128 * 1024
-"""Bytes that wait in the kernel to be sent to a slow peer, about."""
-NOTSENT_LOWAT: Final[int | None] = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-TCP_INFO: Final[int | None] = socket.TCP_INFO if sys.platform == "linux" else None
-"""Its ``tcpi_bytes_acked`` is the eight bytes at 120 (linux/tcp.h, since 4.1)."""
-
-_silent: Final = logging.getLogger("bridge.frames")
-_silent.setLevel(logging.CRITICAL)  # a peer's broken frames are answered, not logged
 
 
 class Receiver(Protocol):
@@ -64,49 +43,6 @@ class Receiver(Protocol):
         """The connection is over, or about to be: nothing more can be sent. Called once."""
 
 
-class Parsers:
-    """Lends frame parsers; ``max_size`` is the hard cap of a message in bytes."""
-
-    def __init__(self, max_size: int, spare: int = 16) -> None:
-        self._max_size: Final = max_size
-        self._most_spare: Final = spare
-        self._spare: Final[list[FrameParser]] = []
-
-    def take(self) -> FrameParser:
-        """Return a parser that has read nothing of the frame to come."""
-        if self._spare:
-            return self._spare.pop()
-        return FrameParser(SERVER, state=State.OPEN, max_size=self._max_size, logger=_silent)
-
-    def give_back(self, parser: FrameParser) -> bool:
-        """Take a parser back if it is between two messages; False where it still has work."""
-        if parser.current_size is not None or parser.state is not State.OPEN:
-            return False
-        # Between frames the parser's generator waits in ``StreamReader.at_eof``; inside a frame it
-        # waits for bytes in ``read_exact``, even when it has consumed all that came.
-        waits = getattr(parser.parser, "gi_yieldfrom", None)
-        if waits is None or waits.gi_code.co_name != "at_eof":
-            return False
-        if len(self._spare) < self._most_spare:
-            self._spare.append(parser)
-        else:
-            self.end(parser)
-        return True
-
-    @staticmethod
-    def end(parser: FrameParser) -> None:
-        """Take apart a parser that is not given back.
-
-        It holds its generator, whose frame holds it, with all bytes of a message in flight; so does
-        the traceback of what made it fail. Left as it is, that waits for a full collection, which
-        is put off (see :mod:`bridge.collector`).
-        """
-        parser.parser.close()
-        parser.parser_exc = None
-        parser.reader.buffer.clear()
-        parser.events.clear()
-
-
 class Socket(asyncio.Protocol):
     """The protocol object that an upgraded transport keeps for the rest of its life."""
 
@@ -114,7 +50,6 @@ class Socket(asyncio.Protocol):
         "_answer",
         "_buffer",
         "_closing",
-        "_deaf",
         "_held",
         "_loop",
         "_lost",
@@ -126,6 +61,7 @@ class Socket(asyncio.Protocol):
         "_text",
         "_timer",
         "_transport",
+        "_wait",
         "_when_lost",
         "ended",
         "paused",
@@ -149,7 +85,7 @@ class Socket(asyncio.Protocol):
         self._text = False
         self._pong: bytes | None = None
         self._closing = False
-        self._deaf = False
+        self._wait: CloseWait | None = None
         self._held = False
         self._rest: bytes | None = None
         self._lost = False
@@ -214,8 +150,7 @@ class Socket(asyncio.Protocol):
         """Send a close frame and wait for the peer's, for a while; safe to call twice."""
         if self._closing:
             return
-        self.ended = (close.code, "bridge")
-        self._finish(close_frame(close))
+        self._finish(close)
         self._held = False
         if self._rest is not None:
             self._loop.call_soon(self._read_slice)
@@ -258,7 +193,7 @@ class Socket(asyncio.Protocol):
                 transport.pause_reading()
 
     def _read(self, data: bytes) -> None:
-        if self._deaf:
+        if self._closing and self._discard(data):
             return
         parser = self._parser or self._parsers.take()
         self._parser = parser
@@ -286,7 +221,7 @@ class Socket(asyncio.Protocol):
             self._peer_closed(b"" if received.code == 1005 else received.serialize())
         elif parser.parser_exc is not None:
             code = parser.close_sent.code if parser.close_sent is not None else 0
-            self._fail(CLOSE_CODES.get(code, INTERNAL_ERROR))
+            self._fail(CLOSE_CODES.get(code, INTERNAL_ERROR), Skimmer.behind(parser))
         elif self._parser is parser:
             parser.writes.clear()  # its own pongs: ours are written above
             if self._parsers.give_back(parser):
@@ -303,7 +238,7 @@ class Socket(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The transport's buffer is over its high-water mark."""
         self.paused = True
-        self._limit_unsent()
+        limit_unsent(self._transport)
         # A close frame may be what was too much: nothing may be written behind it.
         if self._receiver is not None and not self._closing:
             self._receiver.on_pause()
@@ -320,40 +255,18 @@ class Socket(asyncio.Protocol):
     @property
     def acknowledged(self) -> int | None:
         """Bytes that the peer's system has acknowledged so far; None where that is not known."""
-        found = self._transport.get_extra_info("socket")
-        if found is None or TCP_INFO is None:
-            return None
-        with contextlib.suppress(OSError, ValueError):
-            told = found.getsockopt(socket.IPPROTO_TCP, TCP_INFO, 128)
-            if len(told) == 128:
-                return int.from_bytes(told[120:], sys.byteorder)
-        return None
+        return acknowledged(self._transport)
 
     @property
     def untaken(self) -> int:
         """Bytes that were written and that the peer has not taken, as far as the system tells."""
-        found = self._transport.get_extra_info("socket")
-        queued = bytes(4)
-        if found is not None:
-            # On Linux what the peer has not acknowledged, tcp(7): megabytes may wait in the kernel.
-            with contextlib.suppress(OSError, ValueError):
-                queued = fcntl.ioctl(found.fileno(), termios.TIOCOUTQ, queued)
-        return unsent(self._transport) + int.from_bytes(queued, sys.byteorder)
+        return untaken(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport is gone."""
         self._lose()
 
     # Steps of the above.
-
-    def _limit_unsent(self) -> None:
-        # From here on the kernel is to keep little that it has not sent: what waits is better kept
-        # in the backlog, where it can be conflated, than growing old in a buffer of megabytes. Only
-        # for a peer that is slow: in a burst it would split the writes, which cost the most.
-        found = self._transport.get_extra_info("socket")
-        if found is not None and NOTSENT_LOWAT is not None:
-            with contextlib.suppress(OSError):
-                found.setsockopt(socket.IPPROTO_TCP, NOTSENT_LOWAT, MAX_UNSENT)
 
     def _data_frame(self, opcode: Opcode, payload: bytes, fin: bool) -> None:
         if self._closing:
@@ -374,7 +287,7 @@ class Socket(asyncio.Protocol):
             try:
                 payload.decode()
             except UnicodeDecodeError:
-                self._fail(INVALID_UTF8)
+                self._finish(INVALID_UTF8)
                 return
         if self._receiver is not None:
             self._receiver.on_message(payload, self._text)
@@ -401,32 +314,61 @@ class Socket(asyncio.Protocol):
         self._cut_later()
         self._let_go()
 
-    def _fail(self, close: CloseCode) -> None:
-        # What follows a broken frame can't be read (RFC 6455 §7.1.7).
+    def _fail(self, close: CloseCode, skimmer: Skimmer) -> None:
+        # What follows a broken frame means nothing (RFC 6455 §7.1.7).
         self._end_parser()
-        self._deaf = True
-        if self._closing:
+        if self._wait is None:
+            self._finish(close)
+        assert self._wait is not None
+        self._wait.skimmer = skimmer
+        if skimmer.is_done:
             self._transport.close()
-            return
-        self.ended = (close.code, "bridge")
-        self._finish(close_frame(close))
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self._transport.close()
+        elif skimmer.is_lost:
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_later(QUIET, self._on_time)
 
-    def _finish(self, frame: bytes) -> None:
-        # The peer may still be sending: closing at once would reset the connection and could take
-        # the close frame with it. What comes in until its own close or EOF is read and dropped.
+    def _finish(self, close: CloseCode) -> None:
+        self.ended = (close.code, "bridge")
         self._closing = True
-        self.put(frame)
+        self._wait = CloseWait(self._loop.time())
+        self._buffer = None
+        self.put(close_frame(close))
         self._cut_later()
         self._let_go()
+
+    def _discard(self, data: bytes) -> bool:
+        # Whether these bytes of a closing connection are done with. A frame that had begun before
+        # our close frame is the parser's to the end.
+        wait, transport = self._wait, self._transport
+        if wait is None or transport.is_closing():
+            return True
+        if not wait.count(len(data)):
+            transport.close()
+            return True
+        if self._parser is not None:
+            return False
+        wait.skimmer.read(data)
+        if wait.skimmer.is_done:
+            transport.close()
+        return True
 
     def _cut_later(self) -> None:
         # A peer that does not read would keep a closing transport, and its buffer, for ever.
         if self._timer is None:
-            self._timer = self._loop.call_later(CLOSE_TIMEOUT, self._transport.abort)
+            self._timer = self._loop.call_later(CLOSE_TIMEOUT - LAST_SECOND, self._on_time)
+
+    def _on_time(self) -> None:
+        wait, transport = self._wait, self._transport
+        if transport.is_closing():
+            transport.abort()
+        elif wait is None or wait.is_over(self._loop.time()):
+            transport.close()
+            self._timer = self._loop.call_later(LAST_SECOND, transport.abort)
+        else:
+            self._timer = self._loop.call_later(QUIET, self._on_time)
 
     def _lose(self) -> None:
         self._closing = self._lost = True

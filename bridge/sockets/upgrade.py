@@ -18,7 +18,8 @@ from http import HTTPStatus
 from typing import Final
 
 from bridge.sockets.deadlines import Deadlines
-from bridge.sockets.socket import Parsers, Socket
+from bridge.sockets.parsers import Parsers
+from bridge.sockets.socket import Socket
 from bridge.telemetry.observer import Observer
 
 PATIENCE: Final = 0.05

@@ -15,7 +15,8 @@ import uvicorn
 
 from bridge.delivery.frames import text_frame
 from bridge.sockets.listener import bounded_http
-from bridge.sockets.socket import Parsers, Socket
+from bridge.sockets.parsers import Parsers
+from bridge.sockets.socket import Socket
 from bridge.sockets.upgrade import Admitted, Handshake, Upgrades
 
 MAX_SIZE = 64 * 1024 * 1024

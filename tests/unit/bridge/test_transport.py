@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from bridge.loop import FairLoop
-from bridge.sockets.socket import Parsers, Socket
+from bridge.sockets.parsers import Parsers
+from bridge.sockets.socket import Socket
 from bridge.transport import Sender, lend, unsent
 from schemas.codes import GOING_AWAY
 

@@ -25,7 +25,8 @@ from bridge.delivery import hub as hub_module
 from bridge.delivery.outbox import LARGE
 from bridge.loop import FairLoop
 from bridge.sockets.listener import bounded_http
-from bridge.sockets.socket import Parsers, Socket
+from bridge.sockets.parsers import Parsers
+from bridge.sockets.socket import Socket
 from bridge.sockets.upgrade import Admitted, Handshake, Upgrades
 from bridge.transport import Transport, lend
 from schemas.catalogue import EventType

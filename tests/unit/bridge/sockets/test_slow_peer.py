@@ -8,7 +8,9 @@ import sys
 
 import pytest
 
-from bridge.sockets.socket import MAX_UNSENT, Parsers, Socket
+from bridge.sockets.kernel import MAX_UNSENT
+from bridge.sockets.parsers import Parsers
+from bridge.sockets.socket import Socket
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the option is Linux's")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.sockets.socket import CLOSE_TIMEOUT, Parsers
+from bridge.sockets.closing import CLOSE_TIMEOUT, LAST_SECOND, MAX_DISCARDED, QUIET
+from bridge.sockets.parsers import Parsers
 from schemas.codes import GOING_AWAY, RECONNECT
 from tests.support.scripted_peer import (
     BINARY,
@@ -255,19 +256,101 @@ class TestBroken:
         assert peer.owner.messages == [(b"a", True)]
 
     def test_a_transport_that_has_no_half_close(self) -> None:
-        """Over TLS, where one side can't be ended alone, the transport is closed."""
+        """Over TLS, where one side can't be ended alone, the transport closes when nothing more
+        comes: before that a peer that is still sending would never read the close frame.
+        """
         peer = Peer(eof=False)
         peer.send(client_frame(0x3, b""))
         assert [code for code, _ in peer.closes] == [1002]
+        peer.loop.advance(QUIET - 0.1)
+        peer.send(b"more")
+        peer.loop.advance(QUIET)
+        assert not peer.transport.closed
+        peer.loop.advance(QUIET)
+        assert peer.transport.closed
+        assert not peer.transport.aborted
+
+    @pytest.mark.parametrize("eof", [True, False])
+    def test_a_peer_that_never_leaves_is_cut(self, eof: bool) -> None:
+        """A second before the time allowed is over it is closed, then without another byte."""
+        peer = Peer(eof=eof)
+        peer.send(client_frame(0x3, b""))
+        while peer.loop.now < CLOSE_TIMEOUT - LAST_SECOND - 0.5:
+            peer.loop.advance(QUIET / 2)
+            peer.send(b"on and on")
+            assert not peer.transport.closed
+        peer.loop.advance(1)
+        assert peer.transport.closed
+        assert not peer.transport.aborted
+        peer.loop.advance(LAST_SECOND)
+        assert peer.transport.aborted
+
+
+class TestStillSending:
+    """A peer that goes on sending after our close frame: it must not meet a reset."""
+
+    @pytest.mark.parametrize("step", [1, 7, 500, 8192])
+    def test_the_rest_of_what_was_too_big(self, peer: Peer, step: int) -> None:
+        """It is read to its end and to the peer's close behind it, and nothing of it is kept."""
+        data = client_frame(TEXT, b"\x88\x80" * 3000) + client_frame(PING, b"p")
+        answer = client_frame(CLOSE, close_payload(1009))
+        for at in range(0, len(data), step):
+            peer.send(data[at : at + step])
+        peer.send(answer[:-1])
+        assert peer.closes == [(1009, "MESSAGE_TOO_BIG")]
+        assert not peer.transport.closed
+        assert not peer.transport.ended
+        peer.send(answer[-1:])
+        assert peer.transport.closed
+        assert peer.pongs == []
+
+    def test_a_close_that_was_sent_along(self, peer: Peer) -> None:
+        """In the same read as the message that is too big."""
+        peer.send(client_frame(TEXT, b"x" * 1001) + client_frame(CLOSE, close_payload(1000)))
+        assert peer.closes == [(1009, "MESSAGE_TOO_BIG")]
         assert peer.transport.closed
 
-    def test_a_peer_that_never_leaves_is_cut(self, peer: Peer) -> None:
-        """After the time allowed the connection is cut without another byte."""
-        peer.send(client_frame(0x3, b""))
-        peer.loop.advance(CLOSE_TIMEOUT - 0.1)
-        assert not peer.transport.aborted
-        peer.loop.advance(0.2)
-        assert peer.transport.aborted
+    def test_a_message_in_the_middle_of_which_we_close(self, peer: Peer) -> None:
+        """Its rest is read as the frame that it is, then what follows for a close alone."""
+        data = client_frame(TEXT, b"x" * 900)
+        peer.send(data[:100])
+        peer.socket.close(GOING_AWAY)
+        peer.send(data[100:], client_frame(TEXT, b"x" * 5000), client_frame(CLOSE))
+        assert peer.closes == [(1001, "GOING_AWAY")]
+        assert peer.owner.messages == []
+        assert peer.transport.closed
+
+    def test_one_too_big_after_our_close(self, peer: Peer) -> None:
+        """There is one close frame, and it arrives: the transport waits for the peer's."""
+        peer.send(client_frame(TEXT, b"half", fin=False))
+        peer.socket.close(GOING_AWAY)
+        data = client_frame(CONT, b"x" * 5000)
+        peer.send(data[:2000])
+        assert not peer.transport.closed
+        peer.send(data[2000:], client_frame(CLOSE))
+        assert peer.closes == [(1001, "GOING_AWAY")]
+        assert peer.transport.closed
+
+    def test_invalid_utf8_with_more_behind_it(self, peer: Peer) -> None:
+        """Its end is known, so the peer's close is found."""
+        peer.send(client_frame(TEXT, b"\xff") + client_frame(TEXT, b"more"))
+        assert not peer.transport.closed
+        peer.send(client_frame(CLOSE))
+        assert peer.closes == [(1007, "INVALID_UTF8")]
+        assert peer.transport.closed
+
+    @pytest.mark.parametrize("data", [client_frame(TEXT, b"x" * 2000), b"\x83\x80" + bytes(4)])
+    def test_it_has_a_bound(self, peer: Peer, data: bytes) -> None:
+        """After so many bytes the connection is closed, whatever may follow."""
+        peer.send(data)
+        piece = client_frame(TEXT, b"x" * 65_000)
+        sent = 0
+        while sent + len(piece) < MAX_DISCARDED:
+            peer.send(piece)
+            sent += len(piece)
+        assert not peer.transport.closed
+        peer.send(piece)
+        assert peer.transport.closed
 
 
 class TestClosing:
@@ -332,11 +415,12 @@ class TestClosing:
         peer.socket.put()
         assert peer.transport.written == written
 
-    def test_garbage_after_our_close_ends_the_connection(self, peer: Peer) -> None:
-        """No second close frame: the transport is closed."""
+    def test_garbage_after_our_close(self, peer: Peer) -> None:
+        """No second close frame; the transport closes when nothing more comes."""
         peer.socket.close(GOING_AWAY)
-        peer.send(b"\xff" * 10)
+        peer.send(client_frame(0x3, b""), b"\xff" * 10)
         assert peer.closes == [(1001, "GOING_AWAY")]
+        peer.loop.advance(CLOSE_TIMEOUT - LAST_SECOND)
         assert peer.transport.closed
 
     def test_a_peer_that_does_not_answer_our_close_is_cut(self, peer: Peer) -> None:

@@ -8,7 +8,8 @@ from http import HTTPStatus
 
 import pytest
 
-from bridge.sockets.socket import Parsers, Socket
+from bridge.sockets.parsers import Parsers
+from bridge.sockets.socket import Socket
 from bridge.sockets.upgrade import Admitted, Handshake, Refused, Upgrades
 from schemas.codes import TRY_AGAIN_LATER
 from tests.support.scripted_peer import (
