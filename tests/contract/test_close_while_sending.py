@@ -118,10 +118,11 @@ class Sender:
         self._socket.sendall(data)
 
     def write_for(self, seconds: float) -> None:
-        """Write message after message for a while."""
+        """Write message after message for a while, and less than a closing bridge reads."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.write(MESSAGE)
+            time.sleep(0.001)
 
     def end(self) -> tuple[int, str]:
         """Write on, answer the close that must have come, and return its code and reason.
@@ -247,7 +248,7 @@ def test_the_drain_reaches_who_is_sending(sent_to: BridgeProcess) -> None:
 
         def send(sender: Sender) -> tuple[int, str]:
             while not sender.can_read():
-                sender.write(MESSAGE)
+                sender.write_for(0.01)
             return sender.end()
 
         ends = [threads.submit(send, sender) for sender in senders]
