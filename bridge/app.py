@@ -36,6 +36,7 @@ from bridge.identity.revocations import Revocations
 from bridge.identity.tickets import Tickets, identity_from_json, identity_to_json, owner
 from bridge.identity.tokens import Identity, TokenVerifier
 from bridge.limits.rates import SlidingWindow, steady_clock
+from bridge.limits.share import Share
 from bridge.loop import FairLoop
 from bridge.sessions.admission import Admission, Doors
 from bridge.sessions.commands import Commands
@@ -196,6 +197,8 @@ class Bridge:
             failed_handshake=lambda address: self._admission.failed(address),
             user_subject=lambda token: f"{live}.{Audience.USER}.{token}.>",
             spawn=self._spawn,
+            share=Share(loop.call_soon),
+            call_later=loop.call_later,
             clock=loop.time,
             can_resume=lambda: self._connection.is_up and not self._stream.problem,
             wall=self._wall,

@@ -30,13 +30,13 @@ class Reply(_Model):
 
 
 class Limits(_Model):
-    """The limits that a client should know, in bytes, messages and seconds."""
+    """The limits that a client should know, in bytes, messages and whole seconds."""
 
     max_message_size: int
     rate_limit_messages: int
-    rate_limit_window: float
-    heartbeat_interval: float
-    connection_timeout: float
+    rate_limit_window: int
+    heartbeat_interval: int
+    connection_timeout: int
     max_subscriptions: int
 
 

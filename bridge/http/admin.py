@@ -23,6 +23,7 @@ from bridge.delivery.hub import Hub
 from bridge.http.callers import Admin, address_of
 from bridge.identity.revocations import Revocations
 from bridge.identity.tokens import Identity
+from bridge.sessions.greeting import announced
 from bridge.sessions.registry import Registry
 from bridge.sessions.session import Session
 from bridge.sessions.states import State
@@ -86,7 +87,7 @@ class Administration:
         """Return the counts of this replica."""
         per_user = self._registry.per_user()
         total, users = len(self._registry), len(per_user)
-        limits, counts = self._limits, self._hub.counts
+        limits, counts, told = self._limits, self._hub.counts, announced(self._limits)
         return {
             "total_connections": total,
             "unique_users": users,
@@ -100,10 +101,10 @@ class Administration:
             "server_info": {
                 "max_connections_per_user": limits.max_connections_per_user,
                 "max_total_connections": limits.max_connections,
-                "rate_limit_messages": limits.rate_limit_messages,
-                "rate_limit_window": limits.rate_limit_window,
-                "heartbeat_interval": limits.heartbeat_interval,
-                "connection_timeout": limits.connection_timeout,
+                "rate_limit_messages": told.rate_limit_messages,
+                "rate_limit_window": told.rate_limit_window,
+                "heartbeat_interval": told.heartbeat_interval,
+                "connection_timeout": told.connection_timeout,
             },
         }
 

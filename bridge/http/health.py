@@ -33,9 +33,10 @@ def router(
     @routes.get("/readyz", summary="Clients are welcome: not draining, and NATS answers")
     async def readyz(response: Response) -> dict[str, Any]:
         stream = stream_problem()
+        stream = f"live only: {stream}" if stream else ""
         checks = {
             "nats": "ok",
-            "stream": f"live only: {stream}" if stream else "ok",
+            "stream": stream or "ok",
             "catch_up": catching_up() or "ok",
         }
         ready = not is_draining()
@@ -46,6 +47,8 @@ def router(
                 ready = False
         except BrokerUnavailable as problem:
             checks["nats"] = str(problem)
+            # What was seen of the stream last says nothing now.
+            checks["stream"] = stream or "unknown: NATS does not answer"
             ready = False
         if is_draining():
             checks["draining"] = "yes"

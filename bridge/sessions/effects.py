@@ -8,7 +8,7 @@ done ends it.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bridge.errors import TokenError
 from bridge.identity.tokens import Identity
@@ -24,7 +24,6 @@ from schemas.replies import (
     AuthRefreshed,
     AuthRefreshedData,
     Error,
-    Reply,
     ResumeCompleted,
     SubscriptionAcknowledged,
     error,
@@ -51,6 +50,7 @@ def receive(session: Session, data: bytes, is_text: bool) -> None:
                 reset_time=env.rates.reset_time(identity.user_id),
             ),
         )
+        session.slow_down()
         return
     if len(data) > env.limits.max_message_size:
         _refuse(
@@ -94,17 +94,30 @@ def receive(session: Session, data: bytes, is_text: bool) -> None:
             _refuse(session, sorry)
 
 
-def _refuse(session: Session, answer: Reply) -> None:
+MALFORMED: Final = frozenset(
+    {
+        ErrorCode.INVALID_MESSAGE_FORMAT,
+        ErrorCode.INVALID_MESSAGE_TYPE,
+        ErrorCode.MESSAGE_TOO_LARGE,
+    }
+)
+"""What only a faulty client sends, again and again: it would do so after a reconnect too."""
+
+
+def _refuse(session: Session, answer: Error) -> None:
     session.error_count += 1
-    session.errors_in_row += 1
     session.send(answer)
-    if session.errors_in_row >= session.env.limits.max_errors:
-        session.close(codes.TOO_MANY_ERRORS)
+    if answer.data.code in MALFORMED:
+        session.errors_in_row += 1
+        if session.errors_in_row >= session.env.limits.max_errors:
+            session.close(codes.TOO_MANY_ERRORS)
+    elif answer.data.code is not ErrorCode.RATE_LIMIT_EXCEEDED:
+        session.errors_in_row = 0  # the message itself was in order
 
 
 def _apply(session: Session, effect: Effect, identity: Identity) -> None:
     match effect:
-        case Answer(reply) if reply.type == "error":
+        case Answer(Error() as reply):
             _refuse(session, reply)
         case Answer(reply):
             session.errors_in_row = 0
@@ -112,8 +125,7 @@ def _apply(session: Session, effect: Effect, identity: Identity) -> None:
         case Change():
             if any(reply.type == "error" for reply in effect.replies):
                 session.error_count += 1
-            else:
-                session.errors_in_row = 0
+            session.errors_in_row = 0
             _change(session, effect)
         case Ask():
             _ask(session, effect, identity)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Final
 
 from bridge.identity.tokens import Identity
+from bridge.settings import LimitSettings
 from schemas.envelope import rfc3339
 from schemas.replies import ConnectionEstablished, EstablishedData, Limits
 
@@ -27,25 +29,30 @@ RESUME: Final = "resume"
 
 def greeting(session: Session, identity: Identity, reply_to: str | None) -> ConnectionEstablished:
     """Return the message for a session that opens now."""
-    env, limits = session.env, session.env.limits
+    env = session.env
     return ConnectionEstablished(
         data=EstablishedData(
             connection_id=session.id,
             user_id=identity.user_id,
             features=[*FEATURES, RESUME] if env.can_resume() else list(FEATURES),
-            limits=Limits(
-                max_message_size=limits.max_message_size,
-                rate_limit_messages=limits.rate_limit_messages,
-                rate_limit_window=limits.rate_limit_window,
-                heartbeat_interval=limits.heartbeat_interval,
-                connection_timeout=limits.connection_timeout,
-                max_subscriptions=limits.max_subscriptions,
-            ),
+            limits=announced(env.limits),
             expires_at=rfc3339(identity.expires_at),
             cursor=_first_cursor(session),
             resume=None if session.intro.after is None else {"replaying": True},
         ),
         reply_to=reply_to,
+    )
+
+
+def announced(limits: LimitSettings) -> Limits:
+    """Return the limits as clients are told them: seconds are whole ones, rounded up."""
+    return Limits(
+        max_message_size=limits.max_message_size,
+        rate_limit_messages=limits.rate_limit_messages,
+        rate_limit_window=math.ceil(limits.rate_limit_window),
+        heartbeat_interval=math.ceil(limits.heartbeat_interval),
+        connection_timeout=math.ceil(limits.connection_timeout),
+        max_subscriptions=limits.max_subscriptions,
     )
 
 

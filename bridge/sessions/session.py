@@ -23,6 +23,7 @@ from bridge.sessions import detours
 from bridge.sessions.effects import receive
 from bridge.sessions.greeting import greeting
 from bridge.sessions.handlers import cursor_malformed
+from bridge.sessions.intake import REFUSED_AT_ONCE, Intake
 from bridge.sessions.orders import Order
 from bridge.sessions.positions import DIRECT
 from bridge.sessions.replay import Replay
@@ -54,7 +55,9 @@ from schemas.replies import (
 log = logging.getLogger(__name__)
 
 MAX_SIGNS: Final = 1000
-"""Pings, pongs and fragments between two ticks; a message of the largest size has fewer."""
+"""Pings, pongs and fragments between two ticks, before the client is slowed down; a message of the
+largest size has fewer.
+"""
 ENOUGH: Final = 16 * 1024
 """Bytes that a client has to take within the stall timeout while it can't be written to."""
 MAX_EARLY: Final = 100
@@ -66,6 +69,7 @@ class Session:
 
     __slots__ = (
         "_early",
+        "_intake",
         "_notified",
         "_socket",
         "_unit",
@@ -107,6 +111,7 @@ class Session:
         self.pacer: detours.Pacer | None = None
         self._unit: Unit | None = None
         self._early: list[tuple[bytes, bool]] | None = None
+        self._intake: Intake | None = None
         self._notified = False
         self.waiting_commands = 0
         self.connected_at = time.time()
@@ -254,7 +259,7 @@ class Session:
         # Nothing is delivered from here on, and NATS interest is given back.
         env, identity = self.env, self.identity
         self.state = advance(self.state, State.CLOSED)
-        self._early = None
+        self._early = self._intake = None
         if self.replay is not None:
             self.replay.stop()
             self.replay = None
@@ -283,7 +288,11 @@ class Session:
         self.last_seen = self.env.clock()
         if self.state is State.OPEN:
             self.message_count += 1
-            receive(self, data, is_text)
+            intake = self._intake
+            if self.env.share.is_free and (intake is None or intake.is_open):
+                self.env.share.run(partial(receive, self, data, is_text))
+            else:
+                self._queue().put(data, is_text)
         elif self.state is State.AWAITING and self._early is None:
             self._first_message(data, is_text)
         elif self.state is not State.CLOSED:
@@ -302,8 +311,28 @@ class Session:
         """A frame that is no message: a ping, a pong, a fragment."""
         self.last_seen = self.env.clock()
         self.signs += 1
-        if self.signs > MAX_SIGNS:
-            self.close(codes.TOO_MANY_ERRORS)
+        if self.signs > MAX_SIGNS and self.state is State.OPEN:
+            self.signs = 0
+            self.slow_down(REFUSED_AT_ONCE)
+        elif self.signs > MAX_SIGNS:
+            self.close(codes.TRY_AGAIN_LATER)
+
+    def slow_down(self, count: int = 1) -> None:
+        """So many messages are over the rate: read more slowly, and end what goes on."""
+        self._queue().refused(count)
+
+    def _queue(self) -> Intake:
+        if self._intake is None:
+            self._intake = Intake(self)
+        return self._intake
+
+    def hold(self) -> None:
+        """Read nothing more for now; safe to call twice."""
+        self._socket.hold()
+
+    def read_on(self) -> None:
+        """Read again."""
+        self._socket.start(self)
 
     @property
     def patterns(self) -> dict[str, Pattern]:

@@ -15,6 +15,7 @@ from bridge.broker.topics import Topics
 from bridge.delivery.hub import Hub
 from bridge.identity.tokens import Identity
 from bridge.limits.rates import SlidingWindow
+from bridge.limits.share import Share
 from bridge.sessions.handlers import Ask
 from bridge.sessions.registry import Registry
 from bridge.sessions.turns import Turns
@@ -55,6 +56,9 @@ class Surroundings:
     user_subject: Callable[[str], str]
     """Takes a user's token, returns the NATS subject of that user's events."""
     spawn: Callable[[Coroutine[Any, Any, None]], None]
+    share: Share
+    """Of the event loop's time, for what clients send."""
+    call_later: Callable[[float, Callable[[], None]], object]
     clock: Callable[[], float]
     """Seconds that never go back."""
     can_resume: Callable[[], bool]

@@ -19,6 +19,7 @@ from bridge.delivery.outbox import Flush
 from bridge.identity.grants import GrantPolicy
 from bridge.identity.tokens import Identity
 from bridge.limits.rates import SlidingWindow
+from bridge.limits.share import Share
 from bridge.sessions import turns
 from bridge.sessions.detours import look_after
 from bridge.sessions.handlers import Ask
@@ -139,6 +140,8 @@ class House:
             failed_handshake=self.failed.append,
             user_subject=lambda token: f"live.user.{token}.>",
             spawn=self._spawn,
+            share=Share(self.turns.call_soon, timer=lambda: 0.0),
+            call_later=self.turns.call_later,
             clock=clock,
             can_resume=lambda: not self.stream.problem,
             wall=self.nats.clock,
