@@ -51,7 +51,7 @@ class Mint:
 
     def everybody(self, size: int) -> Message:
         """An event for every connection."""
-        data: dict[str, object] = {"message": "hello"}
+        data: dict[str, object] = {"message": "hello", "level": "info"}
         return self._message("all", "system.notification", "-", data, None, size)
 
     def _message(

@@ -7,21 +7,23 @@ bridge asks the last for every event, so validation is one call into compiled co
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterable
 from functools import lru_cache
-from types import ModuleType
-from typing import Final, Literal
+from types import EllipsisType, ModuleType
+from typing import Any, Final, Literal
 
 from pydantic import ValidationError, create_model
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
 from schemas import events as builtin
 from schemas.codes import RejectReason
 from schemas.envelope import Envelope, JsonObject
 from schemas.errors import CatalogueError, EventError
 from schemas.events import EventData, Traits
-from schemas.lean import lean_validator
+from schemas.lean import is_promised, lean_validator
 from schemas.patterns import Pattern
+from schemas.refusal import event_error, refuse_constants
 
 MAX_EXPANSIONS: Final = 4096
 """Patterns whose expansion is remembered."""
@@ -30,7 +32,7 @@ MAX_EXPANSIONS: Final = 4096
 class EventType:
     """One type: its traits, its model, and the compiled check of its envelope."""
 
-    __slots__ = ("_check", "envelope", "model", "name", "traits")
+    __slots__ = ("_check", "_resource", "envelope", "model", "name", "traits")
 
     def __init__(self, model: type[EventData]) -> None:
         self.model: Final = model
@@ -42,49 +44,41 @@ class EventType:
             type=(Literal[model.traits.type], ...),  # type: ignore[arg-type]
         )
         self._check = lean_validator(self.envelope).validate_json
+        self._resource: Final = model.traits.resource
 
     def read(self, payload: bytes) -> Envelope[EventData]:
         """Return the event of this JSON text; raises :class:`EventError` with its reason."""
         self.check(payload)
         return self.envelope.model_validate_json(payload)
 
-    def check(self, payload: bytes) -> None:
-        """Raise :class:`EventError` with its reason unless this is the JSON text of an event."""
+    def check(self, payload: bytes, resource: str | EllipsisType | None = ...) -> None:
+        """Raise :class:`EventError` with its reason unless this is the JSON text of an event.
+
+        ``resource`` is the id of what its subject says that it is about, None for nothing; without
+        it, the subject is not compared.
+        """
         # Looking for one byte first is a fifth of the cost, and mostly the end of it.
         if (0x4E in payload and b"NaN" in payload) or (0x49 in payload and b"Infinity" in payload):
-            _refuse_constants(payload)
+            refuse_constants(payload)
         try:
-            self._check(payload)
+            event = self._check(payload)
         except ValidationError as error:
-            raise event_error(error) from None
-
-
-def _refuse_constants(payload: bytes) -> None:
-    # The compiled check reads NaN and Infinity as numbers; JSON (RFC 8259 §6) and browsers don't.
-    def refuse(name: str) -> None:
-        raise EventError(RejectReason.INVALID_JSON, f"{name} is not JSON")
-
-    try:
-        json.loads(payload, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, EventError):
-            raise
-        raise EventError(RejectReason.INVALID_JSON, "Invalid JSON") from None
-
-
-def event_error(error: ValidationError) -> EventError:
-    """Tell pydantic's refusal of an envelope in this contract's words, first error first."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    path = first["loc"]
-    if first["type"] == "json_invalid":
-        reason = RejectReason.INVALID_JSON
-    elif path == ("type",) and first["type"] == "literal_error":
-        reason = RejectReason.TYPE_MISMATCH
-    elif path[:1] == ("data",) and len(path) > 1:
-        reason = RejectReason.INVALID_DATA
-    else:
-        reason = RejectReason.INVALID_ENVELOPE
-    return EventError(reason, first["msg"], ".".join(map(str, path)))
+            raise event_error(error, payload) from None
+        if resource is ...:
+            return
+        name = self._resource
+        if name is None:
+            if resource is not None:
+                raise EventError(
+                    RejectReason.RESOURCE_MISMATCH, "is about nothing, so its subject ends in -"
+                )
+            return
+        data: Any = event["data"]
+        # A model with validators of its own is not a plain object.
+        if (data[name] if type(data) is dict else getattr(data, name)) != resource:
+            raise EventError(
+                RejectReason.RESOURCE_MISMATCH, "disagrees with the subject", f"data.{name}"
+            )
 
 
 class Catalogue:
@@ -159,9 +153,23 @@ class Catalogue:
     def json_schema(self) -> dict[str, JsonObject]:
         """Return the JSON Schema of each type's envelope as clients read it, by type."""
         return {
-            name: self._types[name].envelope.model_json_schema(mode="serialization")
+            name: self._types[name].envelope.model_json_schema(
+                mode="serialization", schema_generator=_WireSchema
+            )
             for name in self.types
         }
+
+
+class _WireSchema(GenerateJsonSchema):
+    """Requires what is promised: what the SDK leaves out where it is None may be absent."""
+
+    def field_is_required(
+        self,
+        field: core_schema.ModelField | core_schema.DataclassField | core_schema.TypedDictField,
+        total: bool,
+    ) -> bool:
+        schema = field["schema"]
+        return schema["type"] != "default" or is_promised(schema)
 
 
 def declared(module: ModuleType) -> list[type[EventData]]:

@@ -19,9 +19,9 @@ from bridge.delivery.outbox import Flush, Outbox
 from schemas.catalogue import Catalogue, EventType
 from schemas.codes import RejectReason
 from schemas.envelope import splice_cursor
-from schemas.errors import EventError
+from schemas.errors import EventError, IdError
 from schemas.patterns import ANY
-from schemas.subjects import MAX_ID_BYTES, Audience, is_token
+from schemas.subjects import MAX_ID_BYTES, NO_RESOURCE, Audience, decode_id
 
 Types = Mapping[bytes, EventType]
 """Event types by their name as it stands in a subject."""
@@ -164,14 +164,15 @@ class Hub:
         try:
             if event_type is None:
                 raise self._unknown(name)
-            # Nearly every resource is plain characters up to its end.
-            if (resource.lstrip(_PLAIN) or len(resource) > MAX_ID_BYTES) and not is_token(
-                resource.decode("utf-8", "replace")
-            ):
-                raise EventError(RejectReason.MALFORMED_SUBJECT, "the resource is no encoded id")
+            token = resource.decode("utf-8", "replace")
+            # Nearly every resource is plain characters up to its end, which stand for themselves.
+            if resource.lstrip(_PLAIN) or token == NO_RESOURCE or len(resource) > MAX_ID_BYTES:
+                about = _resource_id(token)
+            else:
+                about = token
             if len(payload) > self._max_size:
                 raise EventError(RejectReason.TOO_LARGE, f"{len(payload)} bytes")
-            event_type.check(payload)
+            event_type.check(payload, about)
         except EventError as error:
             rejected = self.counts.rejected
             rejected[error.reason] = rejected.get(error.reason, 0) + 1
@@ -185,8 +186,8 @@ class Hub:
         else:
             frame = text_frame(splice_cursor(payload, self.order.identity + b"-" + sequence))
         if self._detours:
-            self.flush.know(event_type, resource.decode(), sequence, frame)
-        return event_type, resource.decode(), frame
+            self.flush.know(event_type, token, sequence, frame)
+        return event_type, token, frame
 
     def deliver(self, subject: bytes, headers: bytes, payload: bytes) -> None:
         """Deliver an event that did not come on its subscription; ``subject`` is the live one."""
@@ -230,10 +231,10 @@ class Hub:
             event_type = self._types[audience].get(type_name.encode())
             if event_type is None or len(payload) > self._max_size:
                 return None
-            event_type.check(payload)
+            event_type.check(payload, _resource_id(resource))
         except (EventError, ValueError):
             return None
-        if not event_type.traits.durable or not is_token(resource):
+        if not event_type.traits.durable:
             return None
         return audience, event_type, resource, text_frame(splice_cursor(payload, cursor))
 
@@ -249,7 +250,21 @@ class Hub:
             return EventError(RejectReason.AUDIENCE_NOT_ALLOWED, "not for this audience")
         if name.count(b".") != 1:
             return EventError(RejectReason.MALFORMED_SUBJECT, "not <domain>.<action>.<resource>")
-        return EventError(RejectReason.UNKNOWN_EVENT, "not in the catalogue")
+        return EventError(
+            RejectReason.UNKNOWN_EVENT,
+            f"{name[:MAX_ID_BYTES].decode('ascii', 'replace')} is not in this bridge's catalogue: "
+            "see BRIDGE_CATALOGUE",
+        )
+
+
+def _resource_id(token: str) -> str | None:
+    """Return the id of a subject's resource, None for ``-``; raises :class:`EventError`."""
+    try:
+        return None if token == NO_RESOURCE else decode_id(token)
+    except IdError:
+        raise EventError(
+            RejectReason.MALFORMED_SUBJECT, "the subject's resource is no encoded id"
+        ) from None
 
 
 class DirectRoute:

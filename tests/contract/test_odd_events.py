@@ -20,7 +20,8 @@ from tests.support.bus import (
 )
 from tests.support.clients import Clients, new_user
 
-OK = json.dumps(envelope(to_user("x", "system.notification"), {"message": "MARK"})).encode()
+DATA = {"message": "MARK", "level": "info"}
+OK = json.dumps(envelope(to_user("x", "system.notification"), DATA)).encode()
 
 # What a browser's JSON.parse refuses must not be sent to it, in whatever field it stands.
 NOT_JSON = {
@@ -74,14 +75,14 @@ async def test_never_delivered(bridge: BridgeProcess, name: str) -> None:
 @pytest.mark.parametrize(
     "data",
     [
-        {"message": "NaN and Infinity and -Infinity"},
-        {"message": "x", "NaN": {"Infinity": ["NaN"]}},
-        {"message": "x", "cursor": "mine", "data": {"cursor": None}},
-        {"message": '"}, {"cursor":"'},
-        {"message": "\u2028 \u0000 \U0001f600 \ufeff"},
+        {"message": "NaN and Infinity and -Infinity", "level": "info"},
+        {"message": "x", "level": "x", "NaN": {"Infinity": ["NaN"]}},
+        {"message": "x", "level": "x", "cursor": "mine", "data": {"cursor": None}},
+        {"message": '"}, {"cursor":"', "level": "info"},
+        {"message": "\u2028 \u0000 \U0001f600 \ufeff", "level": "info"},
         {"message": "", "level": "x" * 32},
-        {"message": "x", "big": 10**30, "small": -1e-300, "n": [[[[[]]]]]},
-        {"message": "MARK" * 15_000},
+        {"message": "x", "level": "x", "big": 10**30, "small": -1e-300, "n": [[[[[]]]]]},
+        {"message": "MARK" * 15_000, "level": "info"},
     ],
 )
 async def test_always_delivered(bridge: BridgeProcess, data: dict[str, Any]) -> None:
@@ -184,7 +185,7 @@ async def test_broken_headers(bridge: BridgeProcess, header: bytes) -> None:
         await protocol(bridge.nats_url, with_header(subject.encode(), header, OK))
         marker = await bus.marker(client.user)
         for message in await client.until(marker):
-            assert message["data"] == {"message": "MARK"}
+            assert message["data"] == DATA
         event = await bus.publish(everyone("system.notification"), root=Root.EVENTS)
         await client.expect_event(event)
         await client.ping()

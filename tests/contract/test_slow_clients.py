@@ -301,7 +301,7 @@ async def test_stalled_clients_delay_nobody(bridge: BridgeProcess) -> None:
             subject = bus.subjects.event(Root.LIVE, address)
             worst = 0.0
             for _ in range(300):
-                event = envelope(address, {"message": "x" * 60_000})
+                event = envelope(address, {"message": "x" * 60_000, "level": "info"})
                 before = time.monotonic()
                 await bus.connection.publish(subject, json.dumps(event).encode())
                 await reader.expect_event(event["id"])

@@ -75,7 +75,7 @@ async def test_large_messages_go_both_ways(secure: BridgeProcess, client: Client
         published = [
             await bus.publish(
                 to_user(client.user, "system.notification"),
-                {"message": f"{number}" + "x" * 50_000},
+                {"message": f"{number}" + "x" * 50_000, "level": "info"},
             )
             for number in range(20)
         ]

@@ -14,7 +14,10 @@ from schemas.catalogue import Catalogue
 
 RECEIVERS = CROWD + 2
 ROUTES = ("review.updated", "review.created")
-DATA = {"review.updated": '{"review_id":"7","changes":{}}', "review.created": '{"review_id":"7"}'}
+DATA = {
+    "review.updated": '{"review_id":"7","changes":{}}',
+    "review.created": '{"review_id":"7","review":{}}',
+}
 
 steps = st.lists(
     st.one_of(
@@ -79,7 +82,7 @@ def test_each_receiver_gets_what_is_its_own_in_order(steps: list[tuple[str, Any]
                 for each in members[which]:
                     wanted[each] += text_frame(payload)
             case "everybody":
-                payload = event("system.notification", '{"message":"m"}', number)
+                payload = event("system.notification", '{"message":"m","level":"info"}', number)
                 hub.everybody.receive(b"live.all.system.notification.-", b"", payload)
                 for each in range(RECEIVERS):
                     wanted[each] += text_frame(payload)

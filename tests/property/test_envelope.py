@@ -31,7 +31,7 @@ DATA: dict[str, st.SearchStrategy[dict[str, Any]]] = {
     "upload.completed": st.fixed_dictionaries({"upload_id": ids, "result": json_objects}),
     "review.updated": st.fixed_dictionaries({"review_id": ids, "changes": json_objects}),
     "system.notification": st.fixed_dictionaries(
-        {"message": text}, optional={"level": st.text(min_size=1, max_size=32)}
+        {"message": text, "level": st.text(min_size=1, max_size=32)}
     ),
 }
 

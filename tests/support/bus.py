@@ -37,9 +37,12 @@ _EXTRA: Final[dict[str, dict[str, Any]]] = {
     "upload.progress": {"progress": 40},
     "upload.completed": {"result": {"size": 3}},
     "upload.error": {"error": "disk full"},
+    "review.created": {"review": {"stars": 5}},
     "review.updated": {"changes": {"status": "open"}},
-    "system.notification": {"message": "hello"},
-    "system.maintenance": {"message": "soon"},
+    "system.notification": {"message": "hello", "level": "info"},
+    "system.maintenance": {"message": "soon", "status": "scheduled"},
+    "file.processing": {"status": "processing"},
+    "file.ready": {"status": "ready"},
     "user.status_changed": {"status": "away"},
 }
 

@@ -28,14 +28,14 @@ from tests.support.scripted_nats import Turns
 
 EVENT: Final = (
     b'{"type":"review.updated","id":"1","timestamp":"2026-01-08T10:30:00Z",'
-    b'"data":{"review_id":"7","changes":{"status":"open"}}}'
+    b'"data":{"review_id":"%d","changes":{"status":"open"}}}'
 )
-"""What everybody gets who wants the topic."""
+"""What everybody gets who wants the topic, about a resource of this number."""
 OWN_EVENT: Final = (
     b'{"type":"upload.completed","id":"1","timestamp":"2026-01-08T10:30:00Z",'
-    b'"data":{"upload_id":"7","result":{"size":3}}}'
+    b'"data":{"upload_id":"%d","result":{"size":3}}}'
 )
-"""What one user gets."""
+"""What one user gets, about a resource of this number."""
 STREAM: Final = b"5f"
 """What cursors begin with."""
 
@@ -157,7 +157,7 @@ class WayDown:
             message(
                 sid,
                 b"live.topic.review.updated.%d" % at,
-                EVENT,
+                EVENT % at,
                 stored(at + 1) if durable else b"",
             )
             for at in range(events)
@@ -175,8 +175,8 @@ class WayDown:
             messages.append(
                 message(
                     self._sids[user],
-                    b"live.user.u%d.upload.completed.%b" % (user, b"-" if again else b"%d" % at),
-                    OWN_EVENT,
+                    b"live.user.u%d.upload.completed.%d" % (user, 0 if again else at),
+                    OWN_EVENT % (0 if again else at),
                     stored(sequence, before) if durable else b"",
                 )
             )

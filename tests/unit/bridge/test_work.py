@@ -30,10 +30,13 @@ from bridge.sockets.socket import Socket
 from bridge.sockets.upgrade import Admitted, Handshake, Upgrades
 from bridge.transport import Transport, lend
 from schemas.catalogue import EventType
-from tests.support.way_down import EVENT, OWN_EVENT, STREAM, WayDown, Work, work_of
+from tests.support.way_down import STREAM, WayDown, Work, work_of
 
 EVENTS: Final = 200
 RECEIVERS: Final = 50
+TOPIC: Final = b'{"type":"review.updated"'
+OWN: Final = b'{"type":"upload.completed"'
+"""How the events of each kind begin."""
 SPARE: Final = 2
 """Built-in calls that an event may take more than today."""
 live_and_stored: Final = pytest.mark.parametrize("durable", [False, True], ids=["live", "stored"])
@@ -80,7 +83,7 @@ class TestCrowd:
         crowd.tap.data_received(crowd.for_crowd(EVENTS, durable))
         assert [len(each) for each in crowd.written] == [1] * RECEIVERS
         assert crowd.hub.counts.deliveries == EVENTS * RECEIVERS
-        assert all(write.count(EVENT[:-1]) == EVENTS for write in crowd.writes)
+        assert all(write.count(TOPIC) == EVENTS for write in crowd.writes)
         assert crowd.writes[0].count(b'"cursor":"%b-' % STREAM) == EVENTS * durable
 
     def test_the_same_events_are_the_same_bytes(self, crowd: WayDown) -> None:
@@ -99,9 +102,9 @@ class TestCrowd:
         done: Counter[str] = Counter()
         check, splice, frame = EventType.check, hub_module.cursor_frame, hub_module.text_frame
 
-        def counted_check(kind: EventType, payload: bytes) -> None:
+        def counted_check(kind: EventType, payload: bytes, resource: str | None) -> None:
             done["checks"] += 1
-            check(kind, payload)
+            check(kind, payload, resource)
 
         def counted_splice(payload: bytes, opening: bytes, sequence: bytes) -> bytes:
             done["cursors"] += 1
@@ -179,7 +182,7 @@ class TestOwnEvents:
         way_down.tap.data_received(way_down.for_users(EVENTS, durable))
         assert [len(each) for each in way_down.written] == [1] * RECEIVERS
         each = EVENTS // RECEIVERS
-        assert all(write.count(OWN_EVENT[:-1]) == each for write in way_down.writes)
+        assert all(write.count(OWN) == each for write in way_down.writes)
         cursors = [write.count(b'"cursor":"%b-' % STREAM) for write in way_down.writes]
         assert cursors == [each * durable] * RECEIVERS
 
@@ -239,7 +242,7 @@ class TestBacklogs:
         come_in(way_down, reads[15:])
         assert {len(each) for each in way_down.written} == {2}
         events = way_down.hub.counts.deliveries
-        assert sum(each.count(OWN_EVENT) for each in way_down.writes) == events
+        assert sum(each.count(OWN) for each in way_down.writes) == events
         assert events >= 6 * len(way_down.writes)
 
     def test_a_crowds_write_is_large_enough_once_and_not_much_larger(self) -> None:
@@ -278,7 +281,7 @@ class TestBacklogs:
         come_in(way_down, [rest])
         assert {len(each) for each in way_down.written} == {1}
         events = way_down.hub.counts.deliveries
-        assert sum(each.count(OWN_EVENT) for each in way_down.writes) == events
+        assert sum(each.count(OWN) for each in way_down.writes) == events
 
     def test_a_full_read_that_none_follows_is_written_two_turns_later(self) -> None:
         """The next read has had its turn by then."""

@@ -143,11 +143,121 @@ def test_the_last_of_a_repeated_name_counts(progress: EventType) -> None:
         {"more": {"anything": [1, "Infinity", None]}},
         {"data": {"upload_id": "NaN", "progress": 0, "more": "NaN"}},
         {"source": "uploads", "traceparent": "00-0-0-01"},
+        {"source": None, "traceparent": None},
+        {"data": {"upload_id": "7", "progress": 1, "timestamp": None}},
+        {"timestamp": "0001-01-01T00:00:00Z"},
+        {"timestamp": "2024-02-29T23:59:59.5+23:59"},
+        {"timestamp": "2000-02-29T00:00:00-00:00"},
     ],
 )
 def test_what_a_foreign_publisher_may_write(progress: EventType, change: dict[str, Any]) -> None:
     """Any id, any RFC 3339 time, unknown fields: a publisher needs no SDK."""
     progress.check(json.dumps({**GOOD, **change}).encode())
+
+
+@pytest.mark.parametrize("day", ["02-30", "04-31", "00-10", "01-00", "02-29"])
+@pytest.mark.parametrize("field", ["timestamp", "data.timestamp"])
+def test_a_day_that_the_calendar_does_not_have(progress: EventType, day: str, field: str) -> None:
+    """It is refused wherever a time stands, in words and not with a regular expression."""
+    event: dict[str, Any] = {**GOOD, "data": dict(GOOD["data"])}
+    (event if field == "timestamp" else event["data"])["timestamp"] = f"1900-{day}T10:30:00Z"
+    with pytest.raises(EventError) as refused:
+        progress.check(json.dumps(event).encode())
+    assert refused.value.field == field
+    assert refused.value.detail.startswith("is not an RFC 3339 time")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"\xef\xbb\xbf" + TEXT, "byte order mark"),
+        (TEXT.decode().encode("utf-16"), "byte order mark"),
+        (TEXT.decode().encode("utf-16-le"), "not UTF-8"),
+        (TEXT[:-1] + b',"x":"\xe9"}', "not UTF-8"),
+        (TEXT[:-1] + b',"x":"\\ud83d"}', "surrogate pair"),
+        (TEXT[:-1] + b',"x":"\\ude00"}', "surrogate pair"),
+        (TEXT[:-1] + b',"\\uD83D":1}', "surrogate pair"),
+        (TEXT[:-1] + b',"x":"\\u12"}', "not JSON"),
+        (TEXT[:-1] + b',"x":' + b"[" * 300 + b"]" * 300 + b"}", "deeper than 200 levels"),
+        (TEXT[:-1] + b',"x":' + b"9" * 5_000 + b"}", "4,300 digits"),
+        (TEXT[:-1] + b',"x":NaN}', "NaN is not JSON"),
+        (TEXT[:-1] + b',"x":"NaN",}', "not JSON"),
+        (TEXT[:-1] + b',"NaN":' + b"[" * 100_000 + b"}", "deeper than 200 levels"),
+    ],
+)
+def test_what_is_wrong_with_a_text_is_told(progress: EventType, text: bytes, told: str) -> None:
+    """What services of other languages send by mistake is named."""
+    with pytest.raises(EventError) as refused:
+        progress.check(text)
+    assert refused.value.reason == RejectReason.INVALID_JSON
+    assert told in refused.value.detail
+
+
+@pytest.mark.parametrize("number", ["1e400", "-1E+400", "1" + "0" * 400, "1" * 330 + ".5"])
+@pytest.mark.parametrize("place", ["%s", '{"a":[1,%s]}'])
+def test_a_number_that_not_every_parser_reads(number: str, place: str) -> None:
+    """JSON has no bound for numbers; Go and Rust do, and would refuse the whole message."""
+    kind = CATALOGUE.get("upload.completed")
+    assert kind is not None
+    event = {**GOOD, "type": kind.name, "data": {"upload_id": "7", "result": {"size": "PLACE"}}}
+    text = json.dumps(event).replace('"PLACE"', place)
+    kind.check(text.replace("%s", "1.7976931348623157e308").encode())
+    with pytest.raises(EventError) as refused:
+        kind.check(text.replace("%s", number).encode())
+    assert refused.value.reason == RejectReason.INVALID_JSON
+    assert refused.value.field.startswith("data.result.size")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "promised"),
+    [
+        ("system.notification", {"message": "m"}, {"level": "info"}),
+        ("system.maintenance", {"message": "m"}, {"status": "started"}),
+        ("review.created", {"review_id": "r"}, {"review": {}}),
+        ("file.processing", {"file_id": "f"}, {"status": "processing"}),
+        ("file.ready", {"file_id": "f", "progress": None}, {"status": "ready"}),
+    ],
+)
+def test_what_clients_are_promised_is_required(
+    name: str, data: dict[str, Any], promised: dict[str, Any]
+) -> None:
+    """A default is for those who use the model; on the wire the field has to be there."""
+    kind = CATALOGUE.get(name)
+    assert kind is not None
+    event = {**GOOD, "type": name, "data": data}
+    (field,) = promised
+    for more in ({}, {field: None}):
+        text = json.dumps({**event, "data": {**data, **more}}).encode()
+        assert refusal(kind, text) == (RejectReason.INVALID_DATA, f"data.{field}")
+    kind.check(json.dumps({**event, "data": {**data, **promised}}).encode())
+    assert field in CATALOGUE.json_schema()[name]["$defs"][kind.model.__name__]["required"]
+    assert kind.model(**data).model_dump(mode="json")[field] is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "resource", "refused"),
+    [
+        ("upload.progress", {"upload_id": "7", "progress": 1}, "7", False),
+        ("upload.progress", {"upload_id": "7", "progress": 1}, "8", True),
+        ("upload.progress", {"upload_id": "-", "progress": 1}, "-", False),
+        ("upload.progress", {"upload_id": "-", "progress": 1}, None, True),
+        ("system.notification", {"message": "m", "level": "x"}, None, False),
+        ("system.notification", {"message": "m", "level": "x"}, "7", True),
+    ],
+)
+def test_the_resource_is_that_of_the_subject(
+    name: str, data: dict[str, Any], resource: str | None, refused: bool
+) -> None:
+    """What an event says that it is about is what its subject says; ``-`` is nothing."""
+    kind = CATALOGUE.get(name)
+    assert kind is not None
+    text = json.dumps({**GOOD, "type": name, "data": data}).encode()
+    if not refused:
+        kind.check(text, resource)
+        return
+    with pytest.raises(EventError) as error:
+        kind.check(text, resource)
+    assert error.value.reason == RejectReason.RESOURCE_MISMATCH
 
 
 def test_an_error_never_repeats_the_value(progress: EventType) -> None:

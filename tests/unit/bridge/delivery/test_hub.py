@@ -95,6 +95,26 @@ def scene() -> Scene:
 UPDATED = topic("review.updated", "77")
 
 
+@pytest.mark.parametrize(
+    ("token", "about"),
+    [("n3", "other"), ("-", "-"), ("a=2Eb", "a=2Eb"), ("a=2Eb", "a b"), ("=2D", "="), ("-", "n3")],
+)
+def test_an_event_about_something_else_than_its_subject_says(
+    scene: Scene, token: str, about: str
+) -> None:
+    """It reaches nobody, live or when it is read from the stream."""
+    client = Client()
+    scene.hub.topic("review.updated").add(client.outbox, "*", NONE)
+    address = Address(Audience.TOPIC, "review.updated", token)
+    text = event(UPDATED, review_id=about)
+    scene.publish(address, text)
+    scene.publish(address, text, stored(subject=f"x.events.topic.review.updated.{token}"))
+    assert client.writes == []
+    assert scene.reasons == [RejectReason.RESOURCE_MISMATCH] * 2
+    subject = f"x.events.topic.review.updated.{token}".encode()
+    assert scene.hub.recall(subject, text, b"5f-7") is None
+
+
 def test_who_wants_any_resource_gets_all(scene: Scene) -> None:
     """Events of every resource come, the one of no resource too, until the wish is withdrawn."""
     client, route = Client(), scene.hub.topic("review.updated")
