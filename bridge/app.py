@@ -10,6 +10,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any, Final
 
 import nats.errors
@@ -28,8 +29,8 @@ from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush
 from bridge.errors import BrokerUnavailable, StartError, TicketError, TokenError
 from bridge.http import admin, health, metrics, tickets
-from bridge.http.api import make_api
-from bridge.http.server import HttpServer
+from bridge.http.api import Context
+from bridge.http.listeners import Listeners, Routes
 from bridge.identity.keys import JwksKeys, load_keys
 from bridge.identity.origins import client_address
 from bridge.identity.revocations import Revocations
@@ -245,40 +246,33 @@ class Bridge:
             replica=self._replica,
             wall=self._wall,
         )
-        routers = (
-            health.router(
+        routes = Routes(
+            health=health.router(
                 self._connection.round_trip,
                 lambda: self._draining,
                 lambda: self._stream.problem,
                 lambda: self._continuity.state,
                 lambda: self._interests.missing,
             ),
-            tickets.router(
+            tickets=tickets.router(
                 self._tickets, settings.identity.ticket_ttl, self._ticket_rates, self._wall
             ),
-            metrics.router(self._read_numbers, self._observer),
-            admin.router(self._administration, self._control, limits),
+            metrics=partial(metrics.router, self._read_numbers, self._observer),
+            admin=admin.router(self._administration, self._control, limits),
         )
-        self._server: Final = HttpServer(
-            make_api(
-                routers,
-                self._check_token,
-                self._observer,
-                lambda peer, forwarded: client_address(peer, forwarded, networks),
-                token_in_path=settings.server.token_in_path,
-                allowed_hosts=settings.server.allowed_hosts,
-            ),
-            Upgrades(
-                self._admission, Parsers(max_size=4 * limits.max_message_size), self._observer
-            ),
+        parsers = Parsers(max_size=4 * limits.max_message_size)
+        self._server: Final = Listeners(
             settings.server,
+            routes,
+            Context(self._check_token, self._observer, partial(client_address, networks=networks)),
+            Upgrades(self._admission, parsers, self._observer),
             max_body=2 * limits.max_message_size,
         )
 
     async def start(self) -> str:
         """Bring everything up, in order; return the base URL. Raises :class:`StartError`."""
-        # 1. The port: what is taken is told before anything else is touched.
-        listener = self._server.bind()
+        # 1. The ports: what is taken is told before anything else is touched.
+        listeners = self._server.bind()
         try:
             # 2. NATS, the stream, and what every replica is subscribed to.
             await self._connection.open()
@@ -293,9 +287,10 @@ class Bridge:
             if isinstance(self._keys, JwksKeys) and not await self._keys.refresh():
                 log.warning("the JWKS URL does not answer yet; tokens wait for it")
             # 4. Clients.
-            url = await self._server.start(listener)
+            url = await self._server.start(listeners)
         except BrokerUnavailable as problem:
-            listener.close()
+            for listener in listeners:
+                listener.close()
             await self._connection.close()
             raise StartError(str(problem)) from problem
         self._keeper.start()

@@ -49,6 +49,25 @@ class ServerSettings(Settings):
     port: int = Field(
         8000, alias="BRIDGE_PORT", ge=0, le=65535, description="port to listen on, 0 for a free one"
     )
+    internal_host: str = Field(
+        "127.0.0.1",
+        alias="BRIDGE_INTERNAL_HOST",
+        description="address for what operators need, with `BRIDGE_INTERNAL_PORT`",
+    )
+    internal_port: int | None = Field(
+        None,
+        alias="BRIDGE_INTERNAL_PORT",
+        ge=0,
+        le=65535,
+        description="port for admin endpoints, `/metrics` and `/docs`, which the public one then "
+        "does not serve",
+    )
+    docs: bool = Field(
+        False,
+        alias="BRIDGE_DOCS",
+        description="whether `/docs` and `/openapi.json` are served where there is no internal "
+        "port; at that one they always are",
+    )
     tls_cert: Path | None = Field(
         None, alias="BRIDGE_TLS_CERT", description="certificate chain (PEM): wss without a proxy"
     )
@@ -65,7 +84,8 @@ class ServerSettings(Settings):
     allowed_hosts: CommaSeparated = Field(
         (),
         alias="BRIDGE_ALLOWED_HOSTS",
-        description="names that requests may have in `Host`, without a port; empty: any",
+        description="names that requests to the public port may have in `Host`, without a port; "
+        "empty: any",
     )
     trusted_proxies: CommaSeparated = Field(
         (),
@@ -95,7 +115,6 @@ class ServerSettings(Settings):
     log_format: Literal["text", "json"] = Field(
         "text", alias="BRIDGE_LOG_FORMAT", description="`text` or `json`, one line a record"
     )
-
     log_rate: int = Field(
         10,
         alias="BRIDGE_LOG_RATE",
@@ -138,6 +157,12 @@ class ServerSettings(Settings):
             if not host_allowed(name, (name,)):
                 raise ValueError(f"{name!r} is no host name (without a port; IPv6 in brackets)")
         return names
+
+    @model_validator(mode="after")
+    def _internal(self) -> Self:
+        if self.internal_port is None and "internal_host" in self.model_fields_set:
+            raise ValueError("BRIDGE_INTERNAL_HOST does nothing without BRIDGE_INTERNAL_PORT")
+        return self
 
     @model_validator(mode="after")
     def _tls(self) -> Self:

@@ -156,6 +156,12 @@ def unsafe_server(server: ServerSettings) -> Iterator[str]:
             f"BRIDGE_HOST {server.host} is reached from outside without TLS: set BRIDGE_TLS_CERT, "
             "or let only a proxy that ends TLS reach it"
         )
+    apart = server.internal_port is not None and not is_loopback(server.internal_host)
+    if apart and server.tls_cert is None:
+        yield (
+            f"BRIDGE_INTERNAL_HOST {server.internal_host} is reached without TLS: let only your "
+            "own network reach it"
+        )
     for network in server.proxy_networks:
         if network.prefixlen == 0:
             yield f"BRIDGE_TRUSTED_PROXIES {network}: any client may claim any address"

@@ -54,6 +54,7 @@ START_SECONDS: Final = 20.0
 DEFAULTS: Final = {
     # Nobody wants to wait for their own terminal.
     "BRIDGE_DRAIN_SECONDS": "0.3",
+    "BRIDGE_DOCS": "true",
     # The secret is known to everybody: a foreign page that reaches this machine by a name of its
     # own (DNS rebinding) could make itself an admin's token.
     "BRIDGE_ALLOWED_HOSTS": ",".join(LOOPBACK_HOSTS),
@@ -63,6 +64,8 @@ DEFAULTS: Final = {
     ),
 }
 """Settings that are others here than at ``bridge serve``, unless they are given."""
+NOT_HERE: Final = ("BRIDGE_NATS_", "BRIDGE_SPOOL", "BRIDGE_INTERNAL_")
+"""How settings begin that are about another NATS, one process's spool, or another address."""
 GRACE: Final = {"samples": 3.0, "bridge": 12.0, "nats-server": 5.0}
 """Seconds to end by oneself, after which a process is killed."""
 
@@ -90,8 +93,7 @@ def environment_of(given: Mapping[str, str], port: str | None) -> dict[str, str]
     environment = {
         name: value
         for name, value in given.items()
-        # A spool belongs to one process, and the samples are three.
-        if not name.startswith(("BRIDGE_NATS_", "BRIDGE_SPOOL")) or name == "BRIDGE_NATS_TIMEOUT"
+        if name == "BRIDGE_NATS_TIMEOUT" or not name.startswith(NOT_HERE)
     }
     environment["BRIDGE_HOST"] = HOST
     if port is not None:

@@ -21,6 +21,7 @@ from bridge.broker.control import Control, Operation
 from bridge.delivery.frames import text_frame
 from bridge.delivery.hub import Hub
 from bridge.http.callers import Admin, address_of
+from bridge.http.paths import Id
 from bridge.identity.revocations import Revocations
 from bridge.identity.tokens import Identity
 from bridge.sessions.greeting import announced
@@ -185,14 +186,14 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         return success(administration.connections())
 
     @routes.get("/connections/{connection_id}", summary="One connection, on any replica")
-    async def connection(connection_id: str, _: Admin) -> dict[str, Any]:
+    async def connection(connection_id: Id, _: Admin) -> dict[str, Any]:
         for found in await control.ask_all("connection", {"id": connection_id}):
             if found is not None:
                 return success(found)
         raise HTTPException(status.HTTP_404_NOT_FOUND, "Connection not found")
 
     @routes.delete("/connections/{connection_id}", summary="Send one connection away (4003)")
-    async def close(request: Request, connection_id: str, who: Admin) -> dict[str, Any]:
+    async def close(request: Request, connection_id: Id, who: Admin) -> dict[str, Any]:
         closed = any(await control.ask_all("close", {"id": connection_id}))
         told(request, "close connection", who, target=cut(connection_id), closed=int(closed))
         if not closed:
@@ -200,12 +201,13 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         return success({"connection_id": connection_id, "closed": True})
 
     @routes.post(
-        "/users/{user_id}/disconnect",
+        # An id with `/` may also come decoded: some proxies do so.
+        "/users/{user_id:path}/disconnect",
         summary="Close a user's connections: 4003, or 4501 with revoke",
     )
     async def disconnect(
         request: Request,
-        user_id: str,
+        user_id: Id,
         who: Admin,
         asked: Annotated[Disconnect | None, Body()] = None,
     ) -> dict[str, Any]:

@@ -3,45 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from fastapi import APIRouter, FastAPI, Request, status
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from bridge.http.callers import Check
+from bridge.http.docs import SCHEMA, add_docs
 from bridge.http.hosts import AllowedHosts
+from bridge.http.paths import EncodedIds
 from bridge.telemetry.observer import Observer
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the routes share."""
+
+    check_token: Check
+    """Takes a token; raises :class:`~bridge.errors.TokenError`."""
+    observer: Observer
+    address: Callable[[str, str | None], str]
+    """Takes a peer's address and ``X-Forwarded-For``, and returns the client's."""
 
 
 def make_api(
     routers: Iterable[APIRouter],
-    check_token: Check,
-    observer: Observer | None = None,
-    address: Callable[[str, str | None], str] = lambda peer, forwarded: peer,
+    context: Context,
     *,
-    token_in_path: bool = True,
+    docs: bool = False,
+    websocket: bool = False,
+    token_in_path: bool = False,
     allowed_hosts: tuple[str, ...] = (),
 ) -> FastAPI:
-    """Return the application with these routes, whose callers ``check_token`` knows.
+    """Return the application with these routes.
 
-    ``address`` takes a peer's address and ``X-Forwarded-For``, and returns the client's.
+    With ``websocket``, whoever asks for the WebSocket without an upgrade is told so.
     """
     api = FastAPI(
         title="NATS WebSocket bridge",
         description="Admin, tickets and health of the bridge. Clients connect to `/ws`.",
         redirect_slashes=False,  # a redirect leads to whatever ``Host`` says
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=SCHEMA if docs else None,
     )
-    api.state.check_token = check_token
-    api.state.observer = observer or Observer()
-    api.state.address = address
+    api.state.check_token = context.check_token
+    api.state.observer = context.observer
+    api.state.address = context.address
+    api.add_middleware(EncodedIds)
     if allowed_hosts:
         api.add_middleware(AllowedHosts, allowed=allowed_hosts)
     api.add_exception_handler(RequestValidationError, refuse_request)
     for router in routers:
         api.include_router(router)
-    # Last, so that what has a route of its own keeps it.
-    for path in ("/ws", "/ws/{token:path}" if token_in_path else "/ws/"):
-        api.add_api_route(path, websocket_only, include_in_schema=False)
+    if docs:
+        add_docs(api)
+    if websocket:
+        # Last, so that what has a route of its own keeps it.
+        for path in ("/ws", "/ws/{token:path}" if token_in_path else "/ws/"):
+            api.add_api_route(path, websocket_only, include_in_schema=False)
     return api
 
 

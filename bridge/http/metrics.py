@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from bridge.http.callers import admin
 from bridge.telemetry.lines import Tally
 from bridge.telemetry.observer import Observer
 
@@ -110,11 +111,11 @@ def _observed(seen: Observer) -> Iterator[Metric]:
         yield family
 
 
-def router(read: Callable[[], Reading], observer: Observer) -> APIRouter:
-    """Return the route."""
+def router(read: Callable[[], Reading], observer: Observer, guarded: bool) -> APIRouter:
+    """Return the route; where it is ``guarded``, it is for admins' tokens."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Numbers(read, observer))
-    routes = APIRouter(tags=["health"])
+    routes = APIRouter(tags=["health"], dependencies=[Depends(admin)] if guarded else [])
 
     @routes.get("/metrics", summary="Counts and states for Prometheus", response_class=Response)
     async def metrics(request: Request) -> Response:

@@ -28,16 +28,26 @@ class HttpServer:
     """The listening side of the bridge."""
 
     def __init__(
-        self, api: FastAPI, upgrades: Upgrades, settings: ServerSettings, *, max_body: int
+        self,
+        api: FastAPI,
+        upgrades: Upgrades | None,
+        settings: ServerSettings,
+        place: tuple[str, int],
+        *,
+        max_body: int,
     ) -> None:
-        """Load certificates; raises :class:`StartError` for one that can't be used."""
+        """``place`` is the address and port to listen on; without ``upgrades`` there is no
+        WebSocket there. Loads certificates; raises :class:`StartError` for one of no use.
+        """
         self._settings: Final = settings
+        self._place: Final = place
         # What uvicorn warns of is a peer's mistake, and was answered.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         config = uvicorn.Config(
             api,
             http=bounded_http(settings.handshake_timeout, max_body),
-            ws=upgrades,  # type: ignore[arg-type]  # called like the class it stands for
+            # Called like the class that it stands for.
+            ws="none" if upgrades is None else upgrades,  # type: ignore[arg-type]
             lifespan="off",
             access_log=False,
             log_config=None,
@@ -56,7 +66,7 @@ class HttpServer:
 
     def bind(self) -> socket.socket:
         """Take the port without listening yet; raises :class:`StartError`."""
-        host, port = self._settings.host, self._settings.port
+        host, port = self._place
         try:
             found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, kind, number, _, address = found[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from urllib.parse import quote
 from uuid import uuid4
 
 import pytest
@@ -18,7 +21,14 @@ ADMIN_ONLY = [
     ("DELETE", "/ws/connections/some-id"),
     ("POST", "/ws/users/some-user/disconnect"),
     ("POST", "/ws/broadcast"),
+    ("GET", "/metrics"),
 ]
+
+
+@pytest.fixture(scope="module")
+def bridge_settings() -> dict[str, str]:
+    """With the documentation, which is off by default."""
+    return {"BRIDGE_DOCS": "true"}
 
 
 def admin() -> str:
@@ -239,3 +249,73 @@ async def test_events_go_on(bridge: BridgeProcess) -> None:
             event = await bus.marker(listener.user)
             assert (await client.get("/livez")).status_code == 200
             await listener.expect_event(event)
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        "a/b",
+        "ü",
+        "a%2Fb",
+        "a%b",
+        "..",
+        ".",
+        "/",
+        "a b?c#d",
+        "../../stats",
+        "x/disconnect",
+        "+&=;",
+        "日本",
+    ],
+)
+async def test_any_id_can_be_disconnected(bridge: BridgeProcess, user: str) -> None:
+    """An id of any characters, percent-encoded in the path, names that user and nobody else."""
+    async with Clients(bridge.url) as clients:
+        client = await clients.join(user)
+        status, body = await raw_request(
+            bridge, "POST", f"/ws/users/{quote(user, safe='').replace('.', '%2E')}/disconnect"
+        )
+        assert status == 200, body
+        assert json.loads(body)["data"] == {
+            "user_id": user, "connections_closed": 1, "revoked": False,
+        }  # fmt: skip
+        await client.expect_close(codes.RECONNECT)
+
+
+async def test_an_id_that_a_proxy_has_decoded(bridge: BridgeProcess) -> None:
+    """An id with a slash that came decoded is still that id: what follows it is always the same."""
+    async with Clients(bridge.url) as clients:
+        client = await clients.join("team/ann")
+        status, body = await raw_request(bridge, "POST", "/ws/users/team/ann/disconnect")
+        assert (status, json.loads(body)["data"]["user_id"]) == (200, "team/ann")
+        await client.expect_close(codes.RECONNECT)
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/ws/users//disconnect", 422),  # an empty id
+        ("/ws/users/%FF/disconnect", 422),  # no UTF-8
+        ("/ws/users/" + "x" * 200 + "/disconnect", 422),  # longer than any id
+        ("/ws/connections/a%2Fb", 405),
+        ("/ws/users/a%2Fdisconnect", 405),
+    ],
+)
+async def test_ids_that_are_none(bridge: BridgeProcess, path: str, expected: int) -> None:
+    """What can be nobody's id is refused, and no other route is reached by it."""
+    status, body = await raw_request(bridge, "POST", path)
+    assert status == expected, body
+
+
+async def raw_request(bridge: BridgeProcess, method: str, path: str) -> tuple[int, bytes]:
+    """Send a request whose path no client library has touched; return status and body."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
+    writer.write(
+        f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {admin()}\r\n"
+        "Content-Length: 0\r\nConnection: close\r\n\r\n".encode()
+    )
+    async with asyncio.timeout(10):
+        answer = await reader.read()
+    writer.close()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body

@@ -8,12 +8,14 @@ from prometheus_client.parser import text_string_to_metric_families as plain
 
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus, to_user
-from tests.support.clients import Clients, http, new_user
+from tests.support.clients import Clients, http, mint, new_user
+
+ADMIN = mint("admin", role="admin")
 
 
 async def numbers(bridge: BridgeProcess) -> dict[str, float]:
     """Return every sample by its name and the values of its labels."""
-    async with http(bridge.url) as client:
+    async with http(bridge.url, ADMIN) as client:
         answer = await client.get("/metrics")
     assert answer.status_code == 200
     return {
@@ -54,7 +56,7 @@ async def test_counts_follow_what_happens(bridge: BridgeProcess) -> None:
 )
 async def test_formats(bridge: BridgeProcess, accept: str, kind: str, read: object) -> None:
     """Both formats that Prometheus asks for parse, and have the same names."""
-    async with http(bridge.url) as client:
+    async with http(bridge.url, ADMIN) as client:
         answer = await client.get("/metrics", headers={"Accept": accept})
     assert answer.headers["content-type"].startswith(kind)
     assert callable(read)
@@ -66,7 +68,7 @@ async def test_formats(bridge: BridgeProcess, accept: str, kind: str, read: obje
 async def test_nobody_is_named(bridge: BridgeProcess) -> None:
     """No user, connection or subject is in it."""
     user = new_user("secretive")
-    async with Clients(bridge.url) as clients, http(bridge.url) as client:
+    async with Clients(bridge.url) as clients, http(bridge.url, ADMIN) as client:
         connected = await clients.join(user)
         text = (await client.get("/metrics")).text
         assert user not in text

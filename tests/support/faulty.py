@@ -65,7 +65,7 @@ class FaultyBridge(BridgeProcess):
 
     async def gauge(self, name: str) -> float:
         """One number of ``/metrics`` that has no labels, by its name without ``bridge_``."""
-        async with http(self.url) as client:
+        async with http(self.url, mint("admin", role="admin")) as client:
             text = (await client.get("/metrics")).text
         [value] = [
             sample.value

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import httpx
 from prometheus_client.parser import text_string_to_metric_families as families
 
-from tests.support.clients import http
+from tests.support.clients import http, mint
 from tests.support.faulty import FaultyBridge, World
 
 
@@ -47,7 +47,7 @@ async def holdings(world: World, bridge: FaultyBridge) -> Holdings:
         connections = (await monitor.get("/connz?subs=1")).json()["connections"]
         subscriptions = (await monitor.get("/subsz")).json()["num_subscriptions"]
         jetstream = (await monitor.get("/jsz")).json()
-    async with http(bridge.url) as client:
+    async with http(bridge.url, mint("admin", role="admin")) as client:
         metrics = (await client.get("/metrics")).text
     numbers = {each.name: each.samples[0].value for each in families(metrics) if each.samples}
     subjects = [subject for each in connections for subject in each.get("subscriptions_list", ())]

@@ -108,8 +108,11 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "BRIDGE_TOKEN_IN_PATH": ("false", False),
     "BRIDGE_HANDSHAKE_TIMEOUT": ("1", 1.0),
     "BRIDGE_DRAIN_SECONDS": ("0", 0.0),
-    "BRIDGE_LOG_LEVEL": ("debug", "debug"),
-    "BRIDGE_LOG_FORMAT": ("json", "json"),
+    "BRIDGE_LOG_LEVEL": ("DEBUG", "debug"),
+    "BRIDGE_LOG_FORMAT": ("JSON", "json"),
+    "BRIDGE_LOG_RATE": ("7", 7),
+    "BRIDGE_INTERNAL_PORT": ("0", 0),
+    "BRIDGE_DOCS": ("true", True),
     "BRIDGE_JWT_ALGORITHMS": ("HS384, HS512", ("HS384", "HS512")),
     "BRIDGE_JWT_ISSUER": ("me", "me"),
     "BRIDGE_JWT_AUDIENCE": ("a,b", ("a", "b")),
@@ -145,7 +148,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
 ELSEWHERE = {
     "BRIDGE_JWT_SECRET", "BRIDGE_JWT_PUBLIC_KEY", "BRIDGE_JWKS_URL", "BRIDGE_GRANTS",
     "BRIDGE_TLS_CERT", "BRIDGE_TLS_KEY", "BRIDGE_NATS_PASSWORD", "BRIDGE_NATS_TOKEN",
-    "BRIDGE_NATS_TLS_CERT", "BRIDGE_NATS_TLS_KEY",
+    "BRIDGE_NATS_TLS_CERT", "BRIDGE_NATS_TLS_KEY", "BRIDGE_INTERNAL_HOST",
 }  # fmt: skip
 """Settings that need another one, a file, or a reading of their own: see further down."""
 
@@ -340,3 +343,10 @@ def test_a_certificate_that_can_not_be_read_is_a_settings_error(tmp_path: Path) 
             ca.write_text("no certificate")
         with pytest.raises(SettingsError, match="BRIDGE_NATS_TLS"):
             BusSettings(tls_ca=ca).connect_options()
+
+
+def test_the_internal_host_needs_a_port() -> None:
+    """A host without a port would be ignored: that is told; with one it is taken."""
+    assert "BRIDGE_INTERNAL_PORT" in refusal(BRIDGE_INTERNAL_HOST="::1")
+    server = read(BRIDGE_INTERNAL_HOST="::1", BRIDGE_INTERNAL_PORT="9000").server
+    assert (server.internal_host, server.internal_port) == ("::1", 9000)
