@@ -27,15 +27,16 @@ from bridge.broker.streams import Stream
 from bridge.broker.topics import Topics
 from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush
-from bridge.errors import BrokerUnavailable, StartError, TicketError, TokenError
+from bridge.errors import BrokerUnavailable, StartError, TicketError
 from bridge.http import admin, health, metrics, tickets
 from bridge.http.api import Context
 from bridge.http.listeners import Listeners, Routes
+from bridge.identity.failures import Failures
 from bridge.identity.keys import JwksKeys, load_keys
 from bridge.identity.origins import client_address
 from bridge.identity.revocations import Revocations
 from bridge.identity.tickets import Tickets, identity_from_json, identity_to_json, owner
-from bridge.identity.tokens import Identity, TokenVerifier
+from bridge.identity.tokens import Identity, Revoked, TokenVerifier
 from bridge.limits.rates import SlidingWindow, steady_clock
 from bridge.limits.share import Share
 from bridge.loop import FairLoop
@@ -58,9 +59,6 @@ from schemas.errors import SchemaError
 from schemas.subjects import Audience, Root
 
 log = logging.getLogger(__name__)
-
-KEY_REFRESH: Final = 300.0
-"""Seconds between two looks at the JWKS URL."""
 
 
 class Bridge:
@@ -90,7 +88,6 @@ class Bridge:
         self._tickets: Final = Tickets(
             settings.identity.ticket_ttl, settings.identity.max_tickets, self._replica
         )
-        self._keys_due = 0.0
 
         # The way down: NATS → hub → outboxes.
         self._flush: Final = Flush(
@@ -175,7 +172,7 @@ class Bridge:
         self._ticket_rates: Final = SlidingWindow(
             limits.rate_limit_messages, limits.rate_limit_window
         )
-        self._failures: Final = SlidingWindow(limits.failed_handshakes, 60.0)
+        self._failures: Final = Failures(limits.failed_handshakes, self._wall)
         self._commands: Final = Commands(self._connection.request, subjects)
         env = Surroundings(
             catalogue=catalogue,
@@ -195,7 +192,8 @@ class Bridge:
             verify=self._verifier.verify_or_fetch,
             is_revoked=self._revocations.is_revoked,
             ask=self._commands.ask,
-            failed_handshake=lambda address: self._admission.failed(address),
+            failed_handshake=self._failures.failed,
+            forgive_handshake=self._failures.forgive,
             user_subject=lambda token: f"{live}.{Audience.USER}.{token}.>",
             spawn=self._spawn,
             share=Share(loop.call_soon),
@@ -210,8 +208,8 @@ class Bridge:
             Doors(
                 verify=self._verifier.verify,
                 verify_or_fetch=self._verifier.verify_or_fetch,
+                want_keys=self._want_keys,
                 redeem=self._redeem,
-                redeem_elsewhere=self._redeem_elsewhere,
                 is_draining=lambda: self._draining,
             ),
             env,
@@ -229,7 +227,7 @@ class Bridge:
                 self._tickets.purge,
                 lambda: self._rates.sweep(self._wall()),
                 lambda: self._ticket_rates.sweep(self._wall()),
-                lambda: self._failures.sweep(self._wall()),
+                self._failures.sweep,
                 self._refresh_keys,
                 lambda: self._rejects.report(self._hub.counts.rejected),
                 self._observer.lines.tick,
@@ -392,8 +390,11 @@ class Bridge:
             log.error("a task failed", exc_info=task.exception())
 
     def _refresh_keys(self) -> None:
-        if isinstance(self._keys, JwksKeys) and self._loop.time() >= self._keys_due:
-            self._keys_due = self._loop.time() + KEY_REFRESH
+        if isinstance(self._keys, JwksKeys) and self._keys.due:
+            self._spawn(self._refresh(self._keys))
+
+    def _want_keys(self) -> None:
+        if isinstance(self._keys, JwksKeys) and self._keys.may_ask:
             self._spawn(self._refresh(self._keys))
 
     async def _refresh(self, keys: JwksKeys) -> None:
@@ -402,13 +403,12 @@ class Bridge:
     async def _check_token(self, token: str) -> Identity:
         identity = await self._verifier.verify_or_fetch(token)
         if self._revocations.is_revoked(identity):
-            raise TokenError("the token is revoked")
+            raise Revoked
         return identity
 
-    def _redeem(self, ticket: str) -> Identity | None:
-        return self._tickets.redeem(ticket) if owner(ticket) == self._replica else None
-
-    async def _redeem_elsewhere(self, ticket: str) -> Identity:
+    async def _redeem(self, ticket: str) -> Identity:
+        if owner(ticket) == self._replica:
+            return self._tickets.redeem(ticket)
         try:
             found = await self._control.ask(owner(ticket), "redeem", {"ticket": ticket})
         except Nobody:

@@ -180,9 +180,12 @@ class ServerSettings(Settings):
 
 
 class GrantRules(Settings):
-    """Patterns that are allowed and denied; deny wins. Without ``allow``, nothing is."""
+    """Patterns that are allowed and denied; deny wins.
 
-    allow: tuple[str, ...] = ()
+    Without ``allow`` the role's default counts, less what is denied; an empty one allows nothing.
+    """
+
+    allow: tuple[str, ...] | None = None
     deny: tuple[str, ...] = ()
 
     @field_validator("allow", "deny", mode="before")
@@ -201,11 +204,19 @@ class GrantRules(Settings):
 class GrantsSetting(Settings):
     """Grants as a token's ``grants`` claim and the settings per role write them.
 
-    A part that is not there leaves the default of that part in force.
+    A part that is not there leaves the default of that part in force. ``null`` is no way to leave
+    one out: it may stand for a list that somebody failed to fill in.
     """
 
     subscribe: GrantRules | None = None
     command: GrantRules | None = None
+
+    @field_validator("subscribe", "command", mode="before")
+    @classmethod
+    def _no_null(cls, value: object) -> object:
+        if value is None:
+            raise ValueError("is null, not an object with allow or deny")
+        return value
 
 
 class IdentitySettings(Settings):

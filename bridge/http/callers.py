@@ -9,7 +9,7 @@ from fastapi import Depends, HTTPException, Request, Security, status
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from bridge.errors import TokenError
-from bridge.identity.tokens import Identity, KeyNeeded
+from bridge.identity.tokens import Identity, KeyNeeded, NotYetValid
 
 Check = Callable[[str], Awaitable[Identity]]
 """Takes a token, raises :class:`TokenError` when it is refused or revoked."""
@@ -36,15 +36,16 @@ async def caller(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Identity:
-    """Return who calls, or answer 401 (503 when keys can't be fetched)."""
+    """Return who calls, or answer 401 (503 when the token may be good, but can't be told yet)."""
     check: Check = request.app.state.check_token
     reason, observer = "a bearer token is needed", request.app.state.observer
     if credentials is not None:
         try:
             return await check(credentials.credentials)
-        except KeyNeeded:
+        except (KeyNeeded, NotYetValid) as problem:
+            # The token may be good.
             raise HTTPException(
-                status.HTTP_503_SERVICE_UNAVAILABLE, "Keys can't be fetched now"
+                status.HTTP_503_SERVICE_UNAVAILABLE, problem.reason, headers={"Retry-After": "10"}
             ) from None
         except TokenError as problem:
             reason = problem.reason

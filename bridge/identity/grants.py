@@ -201,6 +201,9 @@ class Grants:
 
 
 _Parts = tuple[GrantRules, GrantRules]
+"""The rules of ``subscribe`` and of ``command``, each with its ``allow``."""
+
+_FIELDS: Final = frozenset({"subscribe", "command", "allow", "deny"})
 
 
 class GrantPolicy:
@@ -224,9 +227,8 @@ class GrantPolicy:
         for role in {*setting, ADMIN, OTHER_ROLES}:
             chosen = setting.get(role) or setting.get(OTHER_ROLES) or GrantsSetting()
             withheld = () if role == ADMIN else self._admin_only
-            parts = (
-                chosen.subscribe or GrantRules(allow=(">",), deny=withheld),
-                chosen.command or GrantRules(allow=(">",)),
+            parts = _over(
+                chosen, (GrantRules(allow=(">",), deny=withheld), GrantRules(allow=(">",)))
             )
             try:
                 # What depends on the user is built for each; here it is checked with a stand-in.
@@ -255,9 +257,9 @@ class GrantPolicy:
         ignored, since what is behind it may permit more.
         """
         if not isinstance(claim, dict) or not all(isinstance(p, dict) for p in claim.values()):
-            raise TokenError("grants: not an object of objects")
+            raise TokenError("the token's grants are not an object of objects")
         if _count(claim) > MAX_CLAIM_PATTERNS:
-            raise TokenError(f"grants: over {MAX_CLAIM_PATTERNS} patterns")
+            raise TokenError(f"the token's grants have over {MAX_CLAIM_PATTERNS} patterns")
         role = self._known(role)
         name = (role, repr(claim))
         known = self._claims.get(name)
@@ -268,14 +270,18 @@ class GrantPolicy:
                     del self._claims[next(iter(self._claims))]
                 self._claims[name] = known
             return self._build(known, user) if isinstance(known, tuple) else known
-        except (ValidationError, PatternError):
-            raise TokenError("grants: malformed") from None
+        except ValidationError as error:
+            # Names of fields, as far as they are ours: what else stands there is the token's.
+            where = [each for each in error.errors()[0]["loc"] if each in _FIELDS]
+            place = ".".join(map(str, where)) or "a part of them"
+            raise TokenError(f"the token's grants are malformed: {place}") from None
+        except PatternError as error:
+            raise TokenError(f"the token's grants are malformed: {error}") from None
 
     def _read_claim(self, claim: dict[str, Any], role: str) -> Grants | _Parts:
         """Return the grants of a claim, or the parts to make each user's from."""
         setting = GrantsSetting.model_validate(claim)
-        subscribe, command = self._parts[role]
-        parts = (setting.subscribe or subscribe, setting.command or command)
+        parts = _over(setting, self._parts[role])
         grants = self._build(parts, "x")  # also finds what is wrong before it is remembered
         return parts if _personal(parts) else self._interned(grants, role)
 
@@ -298,12 +304,29 @@ class GrantPolicy:
         return shared if shared is not None and shared == grants else grants
 
     def _build(self, parts: _Parts, user: str) -> Grants:
-        subscribe, command = (Rules.parse(part.allow, part.deny, user) for part in parts)
+        subscribe, command = (Rules.parse(part.allow or (), part.deny, user) for part in parts)
         return Grants(subscribe, command, self._catalogue)
 
 
+def _over(chosen: GrantsSetting, default: _Parts) -> _Parts:
+    """Return the rules with what was not chosen taken from the default.
+
+    Rules that only deny narrow the default, denials and all: without those, naming one thing to be
+    denied would allow what the default withholds.
+    """
+
+    def one(rules: GrantRules | None, behind: GrantRules) -> GrantRules:
+        if rules is None:
+            return behind
+        if rules.allow is not None:
+            return rules
+        return GrantRules(allow=behind.allow, deny=(*behind.deny, *rules.deny))
+
+    return one(chosen.subscribe, default[0]), one(chosen.command, default[1])
+
+
 def _personal(parts: _Parts) -> bool:
-    return any(USER_ID in text for part in parts for text in (*part.allow, *part.deny))
+    return any(USER_ID in text for part in parts for text in (*(part.allow or ()), *part.deny))
 
 
 def _count(claim: dict[str, dict[str, Any]]) -> int:

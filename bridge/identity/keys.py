@@ -15,11 +15,9 @@ import json
 import logging
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import IO, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
@@ -27,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import Algorithm, get_default_algorithms
 
 from bridge.errors import StartError
+from bridge.identity.fetching import Fetch, JwksError
 from bridge.settings import ASYMMETRIC, SYMMETRIC, IdentitySettings
 
 log = logging.getLogger(__name__)
@@ -37,7 +36,9 @@ FETCH_TIMEOUT: Final = 5.0
 FETCH_PAUSE: Final = 10.0
 """Shortest time between two fetches that unknown key ids ask for, in seconds."""
 
-MAX_JWKS_BYTES: Final = 256 * 1024
+REFRESH: Final = 300.0
+"""Seconds between two looks at a source that answers; one that does not is asked after a pause."""
+
 MAX_JWKS_KEYS: Final = 64
 
 _RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
@@ -143,10 +144,6 @@ def _pem(settings: IdentitySettings) -> VerifyingKey | None:
     return VerifyingKey(material, algorithms)
 
 
-class JwksError(Exception):
-    """The source did not answer with keys of use; the words say why."""
-
-
 def parse_jwks(text: bytes, allowed: Iterable[str]) -> dict[str | None, VerifyingKey]:
     """Read a JWK Set (RFC 7517 §5): the keys that may verify allowed algorithms, by key id.
 
@@ -244,11 +241,16 @@ class JwksKeys:
         Joins a fetch that is under way. Within the pause after one, nothing is asked and the
         answer is False: whether the source knows the key is then not known.
         """
-        now = self._clock()
-        waits = self._asked_at is not None and now - self._asked_at < self._pause
-        if self._flight is None and waits:
+        if self._flight is None and not self.may_ask:
             return False
         return await self.refresh()
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether no fetch is under way, and the last one began ``pause`` ago or earlier."""
+        if self._flight is not None:
+            return False
+        return self._asked_at is None or self._clock() - self._asked_at >= self._pause
 
     async def refresh(self) -> bool:
         """Ask now, or join the fetch that is under way; True when the source answered in time.
@@ -257,20 +259,31 @@ class JwksKeys:
         """
         flight = self._flight
         if flight is None:
-            flight = self._flight = asyncio.get_running_loop().create_future()
+            loop = asyncio.get_running_loop()
+            flight = self._flight = loop.create_future()
             self._asked_at = self._clock()
             self.fetches += 1
+            fetch = Fetch(self._url, self._timeout)
+            # Whatever the source does, the fetch is over then, and another one can begin.
+            loop.call_later(self._timeout, fetch.cut)
             # A thread that nobody joins: name resolution has no timeout, and a stop must not wait.
-            threading.Thread(
-                target=self._run, args=(asyncio.get_running_loop(), flight), daemon=True
-            ).start()
+            threading.Thread(target=self._run, args=(loop, flight, fetch), daemon=True).start()
         done, _ = await asyncio.wait({flight}, timeout=self._timeout)
         return bool(done) and flight.result()
 
-    def _run(self, loop: asyncio.AbstractEventLoop, flight: asyncio.Future[bool]) -> None:
+    @property
+    def due(self) -> bool:
+        """Whether it is time to look again: after a pause while it is down, else now and then."""
+        if self._flight is not None or self._asked_at is None:
+            return self._flight is None
+        return self._clock() - self._asked_at >= (self._pause if self._down else REFRESH)
+
+    def _run(
+        self, loop: asyncio.AbstractEventLoop, flight: asyncio.Future[bool], fetch: Fetch
+    ) -> None:
         outcome: dict[str | None, VerifyingKey] | str = "the fetch broke off"
         try:
-            outcome = parse_jwks(_read(self._url, self._timeout), self._algorithms)
+            outcome = parse_jwks(fetch.read(), self._algorithms)
         except JwksError as error:
             outcome = str(error)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -298,33 +311,3 @@ class JwksKeys:
             self._down = False
         if not flight.done():
             flight.set_result(not self._down)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, *args: Any
-    ) -> None:
-        # Keys come from the address that the owner named, or not at all.
-        return None
-
-
-def _read(url: str, timeout: float) -> bytes:
-    """Return the body of a GET; ``timeout`` is for each wait and for the whole body."""
-    opener = urllib.request.build_opener(_NoRedirect)
-    request = urllib.request.Request(  # noqa: S310  # the settings let http and https through only
-        url, headers={"Accept": "application/jwk-set+json, application/json"}
-    )
-    deadline = time.monotonic() + timeout
-    body = bytearray()
-    try:
-        with opener.open(request, timeout=timeout) as response:
-            while chunk := response.read1(65536):
-                body += chunk
-                if len(body) > MAX_JWKS_BYTES:
-                    raise JwksError("the answer is too large")
-                if time.monotonic() > deadline:
-                    raise JwksError("the answer took too long")
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise JwksError(f"status {error.code}") from None
-    return bytes(body)

@@ -10,6 +10,7 @@ No reason ever contains the token or the value of a claim.
 from __future__ import annotations
 
 import binascii
+import logging
 import time
 from base64 import urlsafe_b64decode
 from binascii import a2b_base64, b2a_base64
@@ -29,10 +30,18 @@ from bridge.identity.keys import Keys, VerifyingKey, usable_algorithms
 from bridge.settings import SYMMETRIC, IdentitySettings
 from schemas.catalogue import Catalogue
 from schemas.envelope import new_id
+from schemas.errors import IdError
 from schemas.subjects import encode_id
+
+log = logging.getLogger(__name__)
 
 MAX_TOKEN_BYTES: Final = 8 * 1024
 """Longest token that is looked at, in bytes."""
+
+A_CLOCKS_FAULT: Final = 24 * 3600.0
+"""Seconds. A token that is valid sooner than this may be good, and a clock wrong."""
+TELL_EVERY: Final = 60.0
+"""Seconds between two lines about tokens that are not valid yet."""
 
 USER: Final = "user"
 """The role of a token that names none."""
@@ -60,6 +69,25 @@ class Deactivated(TokenError):
 
     def __init__(self) -> None:
         super().__init__("the user is not active")
+
+
+class Revoked(TokenError):
+    """The token, or its user, was revoked after it was issued."""
+
+    def __init__(self) -> None:
+        super().__init__("the token is revoked")
+
+
+class NotYetValid(TokenError):
+    """``iat`` or ``nbf`` is ahead of this machine's clock, by less than a day.
+
+    The token may be good, and a clock wrong: whoever sent it should try again later.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("the token is not valid yet")
+        self.seconds = seconds
+        """How far ahead, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,15 +186,17 @@ class TokenVerifier:
         self._issuer: Final = settings.jwt_issuer
         self._audience: Final = frozenset(settings.jwt_audience)
         self._leeway: Final = settings.jwt_leeway
+        self._told_at = 0.0
 
     def verify(self, token: str) -> Identity:
         """Return whom the token speaks for.
 
-        Raises :class:`KeyNeeded` when its key is not at hand, :class:`Deactivated`, and
-        :class:`TokenError` for every other refusal, with ``expired`` set for that one.
+        Raises :class:`KeyNeeded` when its key is not at hand, :class:`Deactivated`,
+        :class:`NotYetValid`, and :class:`TokenError` for every other refusal, with ``expired`` set
+        for that one.
         """
         if len(token) > MAX_TOKEN_BYTES:
-            raise TokenError("the token is too large")
+            raise TokenError(f"the token is over {MAX_TOKEN_BYTES // 1024} KiB")
         if not token.isascii():
             raise TokenError("the token is malformed")
         kid = _key_id(token) if self._keys.by_id else None
@@ -214,8 +244,11 @@ class TokenVerifier:
             raise TokenError("the token's issuer is wrong")
         if self._audience and not _names_one(claims.get("aud"), self._audience):
             raise TokenError("the token's audience is wrong")
-        if claims.get("active", True) is not True:
+        active = claims.get("active")
+        if active is False:
             raise Deactivated
+        if active is not None and active is not True:
+            raise TokenError("the token's active is neither true nor false")
         user_id, user = _subject(claims)
         role = _role(claims)
         if "grants" in claims:
@@ -247,8 +280,21 @@ class TokenVerifier:
         issued_at = _seconds(claims, "iat")
         for moment in (issued_at, _seconds(claims, "nbf")):
             if moment is not None and moment > latest:
-                raise TokenError("the token is not valid yet")
+                raise self._early(moment - now)
         return expires_at, issued_at
+
+    def _early(self, seconds: float) -> TokenError:
+        if seconds >= A_CLOCKS_FAULT:
+            return TokenError(f"the token is not valid for another {seconds // 3600:.0f} hours")
+        now = self._clock()
+        if abs(now - self._told_at) >= TELL_EVERY:
+            self._told_at = now
+            log.warning(
+                "a token is valid in %.0f s only: the clock of this machine, or of the issuer of "
+                "tokens, is wrong; such clients are told to come back (1013)",
+                seconds,
+            )
+        return NotYetValid(seconds)
 
 
 def _key_id(token: str) -> str | None:
@@ -294,8 +340,10 @@ def _subject(claims: dict[str, Any]) -> tuple[str, str]:
     try:
         user_id = str(subject)
         return user_id, encode_id(user_id)
-    except ValueError:  # also what Python says of an integer with thousands of digits
-        raise TokenError("the token's sub is no id") from None
+    except IdError as problem:
+        raise TokenError(f"the token's sub is no id: {problem}") from None
+    except ValueError:  # what Python says of an integer with thousands of digits
+        raise TokenError("the token's sub is no id: it is too long") from None
 
 
 def _role(claims: dict[str, Any]) -> str:

@@ -81,6 +81,14 @@ class SlidingWindow:
         hits.append(now)
         self._hits[key] = hits
 
+    def take_back(self, key: str) -> None:
+        """Undo the newest hit of this key, if it has one."""
+        hits = self._hits.get(key)
+        if hits is not None:
+            hits.pop()
+            if not hits:
+                del self._hits[key]
+
     def reset_time(self, key: str) -> float | None:
         """Return when the key's oldest hit is over (Unix seconds): at the limit, the next is free.
 

@@ -1,13 +1,12 @@
 """Who may come in: from a handshake to a session, a close code, or an HTTP answer.
 
 A refused token is told after the upgrade, as a close code, since a browser can't read the status
-of a refused upgrade. A foreign origin, a full process and an address whose handshakes keep failing
-are told before it, as HTTP.
+of a refused upgrade. A foreign origin, a full process, and what fails from an address whose
+handshakes keep failing are told before it, as HTTP.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,17 +14,19 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import parse_qs, unquote
 
-from bridge.errors import TicketError, TokenError
-from bridge.identity.origins import address_block, client_address, host_allowed, origin_allowed
-from bridge.identity.tokens import Identity, KeyNeeded
-from bridge.limits.rates import SlidingWindow
+from bridge.delivery.frames import text_frame
+from bridge.errors import TokenError
+from bridge.identity.failures import Failures
+from bridge.identity.origins import client_address, host_allowed, origin_allowed
+from bridge.identity.tokens import Identity, KeyNeeded, Revoked
 from bridge.sessions.session import Session, close_code_of
 from bridge.sessions.surroundings import Introduction, Surroundings
 from bridge.settings import ServerSettings
 from bridge.sockets.socket import Socket
 from bridge.sockets.upgrade import Admitted, Handshake, Refused
 from schemas import codes
-from schemas.codes import CloseCode, ErrorCode
+from schemas.codes import ErrorCode
+from schemas.replies import error
 
 SUBPROTOCOL: Final = "bridge.v1"
 RETRY_FULL: Final = 5
@@ -39,27 +40,33 @@ class Doors:
     verify: Callable[[str], Identity]
     """Takes a token; raises :class:`TokenError`, or :class:`KeyNeeded` when it must be fetched."""
     verify_or_fetch: Callable[[str], Awaitable[Identity]]
-    redeem: Callable[[str], Identity | None]
-    """Takes a ticket; None when another replica has it; raises :class:`TicketError`."""
-    redeem_elsewhere: Callable[[str], Awaitable[Identity]]
+    want_keys: Callable[[], None]
+    """A token named a key that is not at hand, and nobody waits for it."""
+    redeem: Callable[[str], Awaitable[Identity]]
+    """Takes a ticket; raises :class:`TicketError` or :class:`BrokerUnavailable`."""
     is_draining: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Brought:
+    """How a client says who it is: a token, a ticket, or neither yet."""
+
+    token: str | None
+    ticket: str | None
+    subprotocol: str | None
 
 
 class Admission:
     """The ``admit`` of the upgrade."""
 
     def __init__(
-        self, settings: ServerSettings, doors: Doors, env: Surroundings, failures: SlidingWindow
+        self, settings: ServerSettings, doors: Doors, env: Surroundings, failures: Failures
     ) -> None:
         self._settings: Final = settings
         self._networks: Final = settings.proxy_networks
         self._doors: Final = doors
         self._env: Final = env
         self._failures: Final = failures
-
-    def failed(self, address: str) -> None:
-        """Count a handshake of this address that failed."""
-        self._failures.record(address_block(address), self._env.wall())
 
     def __call__(self, handshake: Handshake) -> Refused | Admitted:
         """Decide on one handshake; never blocks."""
@@ -74,55 +81,26 @@ class Admission:
             path_token = unquote(path[4:])
         else:
             return Refused(HTTPStatus.NOT_FOUND, "NOT_FOUND", "The WebSocket is at /ws")
-        address = client_address(
-            handshake.peer, handshake.headers.get("x-forwarded-for"), self._networks
-        )
-        refused = self._refused(handshake, address)
+        refused = self._refused(handshake)
         if refused is not None:
             return refused
         asked = parse_qs(query, keep_blank_values=True) if query else {}
         intro = Introduction(
-            address=address,
+            address=client_address(
+                handshake.peer, handshake.headers.get("x-forwarded-for"), self._networks
+            ),
             direct=asked.get("direct", ["on"])[-1] != "off",
             cursor=asked.get("cursor", [None])[-1],
         )
-        offered = _subprotocols(handshake.headers.get("sec-websocket-protocol"))
-        chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
-        ticket = asked.get("ticket", [""])[-1]
-        token = _bearer(handshake.headers.get("authorization"))
-        if token is None:
-            token = next((each[7:] for each in offered if each.startswith("bearer.")), None)
-            if token is not None and chosen is None:
-                # Nothing could be selected, and clients take that for a failure of their own.
-                return Refused(
-                    HTTPStatus.BAD_REQUEST,
-                    "BAD_REQUEST",
-                    f"Offer {SUBPROTOCOL} with bearer.<token>",
-                )
-        if token is None and "ticket" in asked:
-            return Admitted(partial(self._with_ticket, ticket, intro), chosen, greets=True)
-        if token is None and path_token:
-            token = path_token
-        if token is None:
-            return (
-                self._full()
-                if self._env.registry.is_crowded
-                else Admitted(partial(self._unknown, intro), chosen)
-            )
-        return Admitted(partial(self._with_token, token, intro), chosen, greets=True)
+        brought = _brought(handshake, asked.get("ticket", [None])[-1], path_token)
+        if isinstance(brought, Refused):
+            return brought
+        if brought.token is not None:
+            return self._with_token(brought.token, intro, brought.subprotocol)
+        return self._without_token(brought, intro)
 
-    def _refused(self, handshake: Handshake, address: str) -> Refused | None:
-        env, headers = self._env, handshake.headers
-        now = env.wall()
-        block = address_block(address)
-        if self._failures.exceeded(block, now):
-            reset = self._failures.reset_time(block) or now
-            return Refused(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                ErrorCode.RATE_LIMIT_EXCEEDED,
-                "Too many failed handshakes",
-                (("Retry-After", str(max(1, math.ceil(reset - now)))),),
-            )
+    def _refused(self, handshake: Handshake) -> Refused | None:
+        headers = handshake.headers
         if not origin_allowed(
             headers.get("origin"),
             headers.get("host"),
@@ -134,7 +112,7 @@ class Admission:
             )
         if self._doors.is_draining():
             return self._full("Server is going away", reason="DRAINING")
-        if env.registry.is_full:
+        if self._env.registry.is_full:
             return self._full()
         return None
 
@@ -147,46 +125,95 @@ class Admission:
             reason,
         )
 
-    # What happens with the connection once it is upgraded.
+    def _over(self, address: str) -> Refused:
+        return Refused(
+            HTTPStatus.TOO_MANY_REQUESTS,
+            ErrorCode.RATE_LIMIT_EXCEEDED,
+            "Too many failed handshakes",
+            (("Retry-After", str(self._failures.retry_after(address))),),
+        )
 
-    def _with_token(self, token: str, intro: Introduction, socket: Socket) -> None:
+    def _with_token(
+        self, token: str, intro: Introduction, subprotocol: str | None
+    ) -> Refused | Admitted:
+        """Verify before the upgrade: from an address over its limit only what is good gets on."""
+        address = intro.address
+        over = self._failures.exceeded(address)
+        if over and not self._failures.may_verify(address):
+            return self._over(address)
+        take: Callable[[Socket], None]
         try:
             identity = self._doors.verify(token)
         except KeyNeeded:
-            self._later(self._doors.verify_or_fetch(token), intro, socket)
+            if over:
+                self._doors.want_keys()
+                return self._over(address)
+            if self._env.registry.is_crowded:
+                return self._full()  # who waits for a key is nobody yet
+            take = partial(self._later, partial(self._doors.verify_or_fetch, token), intro)
         except TokenError as problem:
-            self._fail(intro, socket, close_code_of(problem), problem.reason)
+            if over:
+                return self._over(address)
+            take = partial(self._fail, problem, intro)
         else:
-            self._known(identity, intro, socket)
+            take = partial(self._known, identity, intro)
+        return Admitted(take, subprotocol, greets=True)
 
-    def _with_ticket(self, ticket: str, intro: Introduction, socket: Socket) -> None:
-        try:
-            identity = self._doors.redeem(ticket)
-        except TicketError as problem:
-            self._fail(intro, socket, codes.INVALID_TOKEN, str(problem))
-            return
-        if identity is None:
-            self._later(self._doors.redeem_elsewhere(ticket), intro, socket)
-        else:
-            self._known(identity, intro, socket)
+    def _without_token(self, brought: Brought, intro: Introduction) -> Refused | Admitted:
+        address, ticket = intro.address, brought.ticket
+        if self._failures.exceeded(address) and (
+            ticket is None or not self._failures.may_look_up(address)
+        ):
+            return self._over(address)
+        if self._env.registry.is_crowded:
+            return self._full()
+        if ticket is None:
+            return Admitted(partial(self._unknown, intro), brought.subprotocol)
+        answer = partial(self._doors.redeem, ticket)
+        return Admitted(partial(self._later, answer, intro), brought.subprotocol, greets=True)
 
-    def _later(self, answer: Awaitable[Identity], intro: Introduction, socket: Socket) -> None:
+    # What happens with the connection once it is upgraded.
+
+    def _later(
+        self, ask: Callable[[], Awaitable[Identity]], intro: Introduction, socket: Socket
+    ) -> None:
         socket.put()  # that may take a while
-        Session(self._env, socket, intro).identify_later(answer)
+        Session(self._env, socket, intro).identify_later(ask())
 
     def _unknown(self, intro: Introduction, socket: Socket) -> None:
         Session(self._env, socket, intro)
 
     def _known(self, identity: Identity, intro: Introduction, socket: Socket) -> None:
         if self._env.is_revoked(identity):
-            self._fail(intro, socket, codes.REVOKED, "the token is revoked")
+            self._fail(Revoked(), intro, socket)
             return
         Session(self._env, socket, intro).identify(identity)
 
-    def _fail(self, intro: Introduction, socket: Socket, close: CloseCode, reason: str) -> None:
-        self.failed(intro.address)
-        self._env.observer.token_refused(reason, intro.address, code=close.code)
+    def _fail(self, problem: TokenError, intro: Introduction, socket: Socket) -> None:
+        close = close_code_of(problem)
+        if close is not codes.TRY_AGAIN_LATER:
+            self._failures.failed(intro.address)
+        self._env.observer.token_refused(problem.reason, intro.address, code=close.code)
+        if close is codes.INVALID_TOKEN:
+            socket.put(text_frame(error(ErrorCode.TOKEN_INVALID, problem.reason).to_bytes()))
         socket.close(close)
+
+
+def _brought(handshake: Handshake, ticket: str | None, path_token: str) -> Brought | Refused:
+    headers = handshake.headers
+    offered = _subprotocols(headers.get("sec-websocket-protocol"))
+    chosen = SUBPROTOCOL if SUBPROTOCOL in offered else None
+    token = _bearer(headers.get("authorization"))
+    if token is None:
+        token = next((each[7:] for each in offered if each.startswith("bearer.")), None)
+        if token is not None and chosen is None:
+            # Nothing could be selected, and clients take that for a failure of their own.
+            return Refused(
+                HTTPStatus.BAD_REQUEST, "BAD_REQUEST", f"Offer {SUBPROTOCOL} with bearer.<token>"
+            )
+    if token is None and ticket is None and path_token:
+        token = path_token
+    return Brought(token, ticket, chosen)
 
 
 def _bearer(header: str | None) -> str | None:

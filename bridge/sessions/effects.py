@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from bridge.errors import TokenError
-from bridge.identity.tokens import Identity
+from bridge.identity.tokens import Identity, KeyNeeded, NotYetValid
 from bridge.sessions import detours
 from bridge.sessions.handlers import Answer, Ask, Change, Effect, Nothing, Renew, View, handle
 from bridge.sessions.orders import Order
@@ -213,16 +213,22 @@ async def _command(session: Session, effect: Ask, identity: Identity) -> None:
 
 
 async def _renew(session: Session, message: AuthRefresh, before: Identity) -> None:
-    refused = ""
+    refused = later = ""
     try:
         identity = await session.env.verify(message.data.token)
         if identity.user_id != before.user_id:
             refused = "the token is another user's"
         elif session.env.is_revoked(identity):
             refused = "the token is revoked"
+    except (KeyNeeded, NotYetValid) as problem:
+        later = problem.reason
     except TokenError as problem:
         refused = problem.reason
     if session.state is not State.OPEN:
+        return
+    if later:
+        # The token may be good: a client that takes this for a refusal would sign its user out.
+        session.send(error(ErrorCode.SERVICE_UNAVAILABLE, later, reply_to=message.id))
         return
     if refused:
         _refuse(session, error(ErrorCode.TOKEN_INVALID, refused, reply_to=message.id))

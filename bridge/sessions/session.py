@@ -17,8 +17,8 @@ from uuid import uuid4
 from bridge.broker.interests import Unit
 from bridge.delivery.frames import text_frame
 from bridge.delivery.outbox import Outbox
-from bridge.errors import BridgeError, BrokerUnavailable
-from bridge.identity.tokens import Deactivated, Identity, KeyNeeded
+from bridge.errors import BridgeError, BrokerUnavailable, TicketError, TokenError
+from bridge.identity.tokens import Deactivated, Identity, KeyNeeded, NotYetValid, Revoked
 from bridge.sessions import detours
 from bridge.sessions.effects import receive
 from bridge.sessions.greeting import greeting
@@ -173,31 +173,45 @@ class Session:
         self.close(codes.INTERNAL_ERROR)
 
     def identify_later(self, answer: Awaitable[Identity], reply_to: str | None = None) -> None:
-        """Who it is takes a while to find out; until then nothing of the client is read."""
+        """Who it is takes a while to find out; until then nothing of the client is read.
+
+        It counts as failed until it is known: whoever sends what nobody can tell to be good is not
+        to evade the limit by coming faster than it is found out.
+        """
+        counted = self.env.failed_handshake(self.intro.address)
         self._early = []
         self.deadline = math.inf  # what it waits for has a deadline of its own
         self._socket.hold()
-        self.env.spawn(self._identify(answer, reply_to))
+        self.env.spawn(self._identify(answer, counted, reply_to))
 
-    async def _identify(self, answer: Awaitable[Identity], reply_to: str | None) -> None:
+    async def _identify(
+        self, answer: Awaitable[Identity], counted: bool, reply_to: str | None
+    ) -> None:
         try:
             identity = await answer
+            if self.env.is_revoked(identity):
+                raise Revoked
         except BridgeError as problem:
-            close = close_code_of(problem)
-            self.env.observer.token_refused(
-                str(problem), self.address, code=close.code, connection_id=self.id
-            )
-            if self.state is State.AWAITING:
-                if close is not codes.TRY_AGAIN_LATER:
-                    self.env.failed_handshake(self.intro.address)
-                self.close(close)
+            if counted and isinstance(problem, NotYetValid | BrokerUnavailable):
+                self.env.forgive_handshake(self.address)
+            self._refuse(problem, reply_to)
             return
+        if counted:
+            self.env.forgive_handshake(self.address)
+        if self.state is State.AWAITING:
+            self.identify(identity, reply_to)
+
+    def _refuse(self, problem: BridgeError, reply_to: str | None) -> None:
+        close = close_code_of(problem)
+        self.env.observer.token_refused(
+            str(problem), self.address, code=close.code, connection_id=self.id
+        )
         if self.state is not State.AWAITING:
             return
-        if self.env.is_revoked(identity):
-            self.close(codes.REVOKED)
-        else:
-            self.identify(identity, reply_to)
+        if close is codes.INVALID_TOKEN:
+            reply = error(ErrorCode.TOKEN_INVALID, str(problem), reply_to=reply_to)
+            self.env.hub.flush.offer(self.outbox, text_frame(reply.to_bytes()))
+        self.close(close)
 
     def _confirmed(self, done: bool, reply_to: str | None) -> None:
         if self.state is not State.CONFIRMING:
@@ -382,7 +396,7 @@ class Session:
 
     def on_lost(self) -> None:
         """The connection is over, by whichever side."""
-        if self.state is State.AWAITING:
+        if self.state is State.AWAITING and self._early is None:
             self.env.failed_handshake(self.intro.address)
         if self.state is not State.CLOSED:
             self._leave(self._socket.ended or (1006, "client"))
@@ -517,9 +531,15 @@ class Session:
 
 
 def close_code_of(problem: BridgeError) -> CloseCode:
-    """Return how a connection ends whose token or ticket was refused, or could not be checked."""
-    if isinstance(problem, Deactivated):
+    """Return how a connection ends whose token or ticket was refused, or could not be checked.
+
+    Only what the same client can't mend by coming back, with a new token or ticket if it must, is a
+    code from 4500 on.
+    """
+    if isinstance(problem, Deactivated | Revoked):
         return codes.REVOKED
-    if isinstance(problem, KeyNeeded | BrokerUnavailable):
+    if isinstance(problem, KeyNeeded | NotYetValid | BrokerUnavailable):
         return codes.TRY_AGAIN_LATER
+    if isinstance(problem, TicketError) or (isinstance(problem, TokenError) and problem.expired):
+        return codes.TOKEN_EXPIRED
     return codes.INVALID_TOKEN

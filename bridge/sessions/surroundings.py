@@ -51,8 +51,11 @@ class Surroundings:
     is_revoked: Callable[[Identity], bool]
     ask: Callable[[Ask, Identity], Awaitable[Reply]]
     """Takes a command to its service and returns what to answer the client."""
-    failed_handshake: Callable[[str], None]
-    """Takes the address of a client that could not say who it is."""
+    failed_handshake: Callable[[str], bool]
+    """Takes the address of a client that could not say who it is, or has not yet; returns whether
+    it was counted."""
+    forgive_handshake: Callable[[str], None]
+    """Takes the address of one that was counted, and then could."""
     user_subject: Callable[[str], str]
     """Takes a user's token, returns the NATS subject of that user's events."""
     spawn: Callable[[Coroutine[Any, Any, None]], None]

@@ -68,7 +68,7 @@ async def test_one_ticket(bridge: BridgeProcess) -> None:
         first = [await each.until_closed_or("connection.established") for each in crowd]
         assert sum(map(bool, first)) == 1
         refused = [each for each, messages in zip(crowd, first, strict=True) if not messages]
-        assert {each.socket.close_code for each in refused} == {codes.INVALID_TOKEN.code}
+        assert {each.socket.close_code for each in refused} == {codes.TOKEN_EXPIRED.code}
 
 
 async def test_commands_in_flight(bridge: BridgeProcess) -> None:

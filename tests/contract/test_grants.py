@@ -163,12 +163,18 @@ async def test_grants_per_role(start_bridge: StartBridge) -> None:
     ],
 )
 async def test_malformed_claim_opens_nothing(bridge: BridgeProcess, claim: object) -> None:
-    """Grants that can't be read never widen a token: it is refused, or may see nothing."""
+    """Grants that can't be read never widen a token: it is refused, and the error says why."""
     async with Clients(bridge.url) as clients:
         client = await clients.connect(mint(new_user(), grants=claim))
-        messages = await client.until_closed_or("connection.established")
-        if messages:
-            assert (await client.refused(">"))["reasons"] == {">": "NOT_PERMITTED"}
-        else:
-            assert client.socket.close_code == codes.INVALID_TOKEN.code
-            assert client.socket.close_reason == codes.INVALID_TOKEN.name
+        error = await client.expect_error("TOKEN_INVALID")
+        assert "grants" in error["data"]["message"]
+        assert await client.closed() == (codes.INVALID_TOKEN.code, codes.INVALID_TOKEN.name)
+
+
+async def test_a_claim_that_only_denies(bridge: BridgeProcess) -> None:
+    """Without ``allow`` everything of the default comes but what is denied."""
+    async with Clients(bridge.url) as clients:
+        client = await clients.join(grants={"subscribe": {"deny": ["review.deleted"]}})
+        data = await client.subscribe(">")
+        assert "review.updated" in data["effective"]
+        assert "review.deleted" not in data["effective"]

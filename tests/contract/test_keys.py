@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -59,7 +60,8 @@ async def is_taken(bridge: BridgeProcess, token: str) -> bool:
     """
     async with Clients(bridge.url) as clients:
         client = await clients.connect(token, "header")
-        if await client.until_closed_or("connection.established"):
+        messages = await client.until_closed_or("connection.established")
+        if messages and messages[-1]["type"] == "connection.established":
             return True
         unknown = "kid" in jwt.get_unverified_header(token)
         refusals = {codes.INVALID_TOKEN.code, *([codes.TRY_AGAIN_LATER.code] if unknown else [])}
@@ -102,18 +104,36 @@ class Issuer:
     def __init__(self) -> None:
         self.keys: dict[str, ec.EllipticCurvePrivateKey] = {}
         self.away = False
+        self.drips = False
         self.fetched = 0
+        self.gate = threading.Event()
+        self.gate.set()
         issuer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 issuer.fetched += 1
+                issuer.gate.wait(20)
+                if issuer.drips:
+                    self.drip()
+                    return
                 body = json.dumps(issuer.document()).encode()
                 self.send_response(500 if issuer.away else 200)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
+
+            def drip(self) -> None:
+                # A header without an end, for longer than any deadline.
+                self.close_connection = True
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nX: ")
+                for _ in range(200):
+                    try:
+                        self.wfile.write(b"x")
+                    except ConnectionError:
+                        return
+                    time.sleep(0.1)
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -164,6 +184,79 @@ async def test_jwks(start_bridge: StartBridge, issuer: Issuer) -> None:
     for number in range(10):
         assert not await is_taken(bridge, signed(foreign, "ES256", f"unknown-{number}"))
     assert issuer.fetched - fetched <= 3, "unknown key ids must not make the bridge fetch each time"
+
+
+async def test_unknown_keys_count_as_failures(start_bridge: StartBridge, issuer: Issuer) -> None:
+    """Whoever keeps naming keys that nobody knows gets 429, also while the issuer is down; known
+    keys open connections from that address all the same.
+    """
+    issuer.add("one")
+    bridge = start_bridge(
+        BRIDGE_JWT_ALGORITHMS="ES256",
+        BRIDGE_JWKS_URL=issuer.url,
+        BRIDGE_JWT_SECRET="",
+        BRIDGE_FAILED_HANDSHAKES="5",
+    )
+    issuer.away = True
+    foreign = ec.generate_private_key(ec.SECP256R1())
+    async with Clients(bridge.url) as clients:
+        for number in range(5):
+            client = await clients.connect(signed(foreign, "ES256", f"unknown-{number}"))
+            await client.expect_close(codes.TRY_AGAIN_LATER)
+        refusal = await clients.rejected("/ws/" + signed(foreign, "ES256", "unknown"))
+        assert refusal.status_code == 429
+    assert await is_taken(bridge, issuer.token("one"))
+
+
+async def test_who_waits_for_a_key_is_of_the_crowd(
+    start_bridge: StartBridge, issuer: Issuer
+) -> None:
+    """A quarter of the places is for those who have not shown who they are, with those who wait
+    for a key among them; a known key gets in beside them at once.
+    """
+    issuer.add("one")
+    bridge = start_bridge(
+        BRIDGE_JWT_ALGORITHMS="ES256",
+        BRIDGE_JWKS_URL=issuer.url,
+        BRIDGE_JWT_SECRET="",
+        BRIDGE_MAX_CONNECTIONS="20",
+    )
+    foreign = ec.generate_private_key(ec.SECP256R1())
+    issuer.gate.clear()
+    async with Clients(bridge.url) as clients:
+        fetched = issuer.fetched
+        while issuer.fetched == fetched:  # not within ten seconds after the last one
+            client = await clients.connect(signed(foreign, "ES256", "unknown"))
+            await asyncio.sleep(0.2)
+        waiting = [client] + [
+            await clients.connect(signed(foreign, "ES256", f"unknown-{number}"))
+            for number in range(4)
+        ]
+        refusal = await clients.rejected("/ws/" + signed(foreign, "ES256", "unknown"))
+        assert refusal.status_code == 503
+        assert await is_taken(bridge, issuer.token("one"))
+        issuer.gate.set()
+        for client in waiting:
+            await client.expect_close(codes.INVALID_TOKEN, 10)
+
+
+async def test_an_issuer_that_drips(start_bridge: StartBridge, issuer: Issuer) -> None:
+    """A fetch has a deadline as a whole: one that never ends is cut, known keys serve meanwhile,
+    and once the issuer is healthy again a new key is found.
+    """
+    issuer.add("one")
+    bridge = start_bridge(
+        BRIDGE_JWT_ALGORITHMS="ES256", BRIDGE_JWKS_URL=issuer.url, BRIDGE_JWT_SECRET=""
+    )
+    issuer.drips = True
+    new = issuer.add("two")
+    assert not await is_taken(bridge, issuer.token(new))
+    assert await is_taken(bridge, issuer.token("one"))
+    issuer.drips = False
+    deadline = time.monotonic() + 20
+    while not await is_taken(bridge, issuer.token(new)):
+        assert time.monotonic() < deadline, "no new fetch began"
+        await asyncio.sleep(0.5)
 
 
 async def test_issuer_goes_away(start_bridge: StartBridge, issuer: Issuer) -> None:

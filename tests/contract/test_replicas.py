@@ -39,7 +39,7 @@ async def test_ticket_is_good_at_either(start_pair: StartPair) -> None:
         assert established["data"]["user_id"] == user
         for clients in (here, there):
             again = await clients.open(query={"ticket": value})
-            await again.expect_close(codes.INVALID_TOKEN)
+            await again.expect_close(codes.TOKEN_EXPIRED)
         await client.ping()
 
 

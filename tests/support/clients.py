@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
 
-from schemas.codes import CloseCode
+from schemas.codes import INVALID_TOKEN, CloseCode
 
 SECRET: Final = "contract-tests-sign-with-this-secret-of-64-bytes-0123456789-0123456789"
 DEADLINE: Final = 5.0
@@ -133,7 +133,12 @@ class Client:
         return message
 
     async def expect_close(self, row: CloseCode, deadline: float = DEADLINE) -> None:
-        """See that nothing more comes but this close code with its reason."""
+        """See that nothing more comes but this close code with its reason.
+
+        Before 4500 one error comes that says why.
+        """
+        if row is INVALID_TOKEN:
+            await self.expect("error", deadline)
         assert (*await self.closed(deadline),) == (row.code, row.name)
 
     async def closed(self, deadline: float = DEADLINE) -> tuple[int | None, str | None]:

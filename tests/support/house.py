@@ -137,7 +137,8 @@ class House:
             verify=self._verify,
             is_revoked=lambda identity: False,
             ask=self._ask,
-            failed_handshake=self.failed.append,
+            failed_handshake=self._fail,
+            forgive_handshake=self.failed.remove,
             user_subject=lambda token: f"live.user.{token}.>",
             spawn=self._spawn,
             share=Share(self.turns.call_soon, timer=lambda: 0.0),
@@ -146,6 +147,10 @@ class House:
             can_resume=lambda: not self.stream.problem,
             wall=self.nats.clock,
         )
+
+    def _fail(self, address: str) -> bool:
+        self.failed.append(address)
+        return True
 
     async def _verify(self, token: str) -> Identity:
         return person(token)

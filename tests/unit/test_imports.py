@@ -129,8 +129,8 @@ PURE = [
         "bridge.sessions.states",
         "bridge.sessions.registry",
     )
-    # Fetches a JWKS, which takes a thread; the rest of identity does not.
-    if module_name(path) != "bridge.identity.keys"
+    # Fetching a JWKS takes a thread; the rest of identity does not.
+    if module_name(path) not in ("bridge.identity.keys", "bridge.identity.fetching")
 ]
 
 
@@ -155,11 +155,11 @@ def test_pure_parts_import_nothing_that_does(path: Path) -> None:
     assert {name for name in found if not name.startswith(allowed)} == set()
 
 
-@pytest.mark.parametrize("path", under("bridge.identity.keys"), ids=ids)
+@pytest.mark.parametrize("path", under("bridge.identity.keys", "bridge.identity.fetching"), ids=ids)
 def test_keys_reach_out_in_one_way(path: Path) -> None:
     """Fetching keys is a thread with urllib, and a loop that waits for it."""
     found = {name.split(".")[0] for name in imports(path)} & IO
-    assert found <= {"asyncio", "concurrent", "http", "pathlib", "ssl", "threading", "urllib"}
+    assert found <= {"asyncio", "http", "pathlib", "socket", "threading", "urllib"}
     assert not reaches(path, "bridge.broker", "bridge.sockets", "bridge.http", "bridge.sessions")
 
 

@@ -67,14 +67,15 @@ def test_every_error_code_is_explained() -> None:
 
 
 def test_every_close_code_is_explained() -> None:
-    """The protocol page has each close code with its name, and whether to come back."""
+    """The protocol page has each close code with its name, and what a client does about it."""
     section = PROTOCOL.partition("\n## Close codes")[2].partition("\n## Limits")[0]
     table = {int(code): cells for code, cells in rows(section).items() if code.isdigit()}
     assert set(table) == set(CLOSE_CODES)
     for code, row in CLOSE_CODES.items():
-        name, reconnect, *_ = table[code]
+        name, _, does = table[code]
         assert name.strip("`–") == row.name
-        assert reconnect.startswith("yes" if row.reconnect else "no")
+        assert ("reconnects" in does) is row.reconnect
+        assert does.startswith("stops") is not row.reconnect
 
 
 def test_every_reason_is_explained() -> None:

@@ -16,8 +16,9 @@ from bridge.identity.grants import (
     Rules,
     Scope,
 )
-from bridge.settings import GrantRules, GrantsSetting
+from bridge.settings import GrantRules, GrantsSetting, IdentitySettings
 from schemas import events
+from schemas.bus import SettingsError
 from schemas.catalogue import Catalogue, declared
 from schemas.errors import PatternError
 from schemas.events import EventData, event
@@ -128,7 +129,7 @@ def test_settings_per_role() -> None:
     policy = GrantPolicy(
         {
             "default": GrantsSetting(subscribe=GrantRules(allow=("user.*.{user_id}",))),
-            "reviewer": GrantsSetting(command=GrantRules()),
+            "reviewer": GrantsSetting(command=GrantRules(allow=())),
         },
         CATALOGUE,
     )
@@ -169,11 +170,50 @@ def test_a_claim_replaces_the_parts_that_it_has(policy: GrantPolicy) -> None:
     assert policy.claimed({}, "user", "me") is policy.default("user", "me")
 
 
-def test_an_empty_part_permits_nothing(policy: GrantPolicy) -> None:
-    """A part without ``allow`` is a part that allows nothing, not one that is not there."""
-    given = policy.claimed({"subscribe": {}, "command": {"deny": [">"]}}, "admin", "me")
+def test_an_empty_allow_permits_nothing(policy: GrantPolicy) -> None:
+    """A list that is there and empty is not one that is missing."""
+    claim = {"subscribe": {"allow": []}, "command": {"allow": [], "deny": []}}
+    given = policy.claimed(claim, "admin", "me")
     assert resolve(given, ">") == ()
     assert not given.permits_command("upload.cancel", "1")
+
+
+def test_rules_that_only_deny_narrow_the_default(policy: GrantPolicy) -> None:
+    """Without ``allow`` the role's default counts, with what it withholds, less the denials."""
+    claim = {"subscribe": {"deny": ["review.deleted"]}, "command": {"deny": ["upload.>"]}}
+    given = policy.claimed(claim, "user", "me")
+    assert given.permits("review.updated", "1")
+    assert not given.permits("review.deleted", "1")
+    assert not given.permits("audit.entry", "-")
+    assert not given.permits_command("upload.cancel", "1")
+    assert policy.claimed({"subscribe": {}, "command": {}}, "user", "me") == policy.default(
+        "user", "me"
+    )
+
+
+def test_a_setting_that_only_denies_narrows_the_default() -> None:
+    """A role's entry without ``allow`` is every type but those withheld, less the denials; a claim
+    that only denies narrows that further.
+    """
+    rules = GrantRules(deny=("review.deleted",))
+    policy = GrantPolicy({"default": GrantsSetting(subscribe=rules)}, CATALOGUE)
+    for given in (
+        policy.default("user", "me"),
+        policy.claimed({"subscribe": {"deny": ["upload.error"]}}, "user", "me"),
+    ):
+        assert given.permits("review.updated", "1")
+        assert not given.permits("review.deleted", "1")
+        assert not given.permits("audit.entry", "-")
+    assert not given.permits("upload.error", "1")
+
+
+def test_a_null_in_the_settings_is_refused() -> None:
+    """``null`` is no way to leave something out, in ``BRIDGE_GRANTS`` either."""
+    for text in ('{"user": {"subscribe": null}}', '{"user": {"subscribe": {"allow": null}}}'):
+        with pytest.raises(SettingsError, match="BRIDGE_GRANTS"):
+            IdentitySettings.from_environment(
+                {"BRIDGE_JWT_SECRET": "x" * 32, "BRIDGE_GRANTS": text}
+            )
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,8 @@ from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from pydantic import SecretStr
 
 from bridge.errors import StartError
+from bridge.identity.fetching import MAX_JWKS_BYTES, JwksError
 from bridge.identity.keys import (
-    MAX_JWKS_BYTES,
-    JwksError,
     JwksKeys,
     StaticKeys,
     VerifyingKey,

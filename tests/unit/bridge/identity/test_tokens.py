@@ -26,6 +26,7 @@ from bridge.identity.tokens import (
     MAX_TOKEN_BYTES,
     Deactivated,
     KeyNeeded,
+    NotYetValid,
     TokenVerifier,
     mint,
 )
@@ -119,7 +120,13 @@ def test_a_subject_is_text_or_a_whole_number(bench: Bench, sub: object, user_id:
 @pytest.mark.parametrize("sub", ["", True, 7.5, [], {}, ["7"], "x" * 129, "é" * 43, 10**200])
 def test_a_subject_that_is_no_id_is_refused(bench: Bench, sub: object) -> None:
     """What can't become a subject token, and what is neither text nor a whole number."""
-    assert bench.refuse(bench.token(sub=sub)).reason == "the token's sub is no id"
+    assert bench.refuse(bench.token(sub=sub)).reason.startswith("the token's sub is no id")
+
+
+@pytest.mark.parametrize("sub", ["x" * 129, "é" * 22])
+def test_a_subject_that_is_too_long_is_told_so(bench: Bench, sub: str) -> None:
+    """The reason names the bound, so that an issuer can mend it."""
+    assert "over 128 bytes when encoded" in bench.refuse(bench.token(sub=sub)).reason
 
 
 def test_numbers_without_bounds_are_refused_or_cut(bench: Bench) -> None:
@@ -170,12 +177,23 @@ def test_expiry_is_told_apart(bench: Bench, clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("claim", ["nbf", "iat"])
-def test_a_token_of_the_future_is_refused(bench: Bench, clock: Clock, claim: str) -> None:
-    """Before ``nbf``, and before it was even issued, a token is not valid yet."""
+def test_a_token_of_the_future_is_refused(
+    bench: Bench, clock: Clock, claim: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before ``nbf``, and before it was even issued, a token is not valid yet: a clock may be
+    wrong, which is logged, once a minute. Not so for one that is a day ahead.
+    """
     token = bench.token(**{claim: clock.now + 10})
-    refused = bench.refuse(token)
-    assert refused.reason == "the token is not valid yet"
-    assert not refused.expired
+    for _ in range(3):
+        refused = bench.refuse(token)
+        assert isinstance(refused, NotYetValid)
+        assert refused.reason == "the token is not valid yet"
+        assert not refused.expired
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "clock" in caplog.text
+    far = bench.refuse(bench.token(**{claim: clock.now + 24 * 3600}))
+    assert not isinstance(far, NotYetValid)
+    assert far.reason == "the token is not valid for another 24 hours"
     clock.now += 10
     bench.verify(token)
 
@@ -217,12 +235,15 @@ def test_the_audience_is_checked_when_set(clock: Clock) -> None:
 
 
 def test_an_inactive_user_is_told_apart(bench: Bench) -> None:
-    """``active`` must be true when it is there: whatever else it is, the user is deactivated."""
+    """Only ``false`` deactivates; what is no boolean is a malformed token, and null is absence."""
     bench.verify(bench.token(active=True))
+    bench.verify(signed(b'{"sub":"1","exp":9e9,"active":null}'))
+    assert isinstance(bench.refuse(bench.token(active=False)), Deactivated)
     wrong: object
-    for wrong in (False, 0, 1, "true", []):
-        assert isinstance(bench.refuse(bench.token(active=wrong)), Deactivated)
-    assert isinstance(bench.refuse(signed(b'{"sub":"1","exp":9e9,"active":null}')), Deactivated)
+    for wrong in (0, 1, "true", "false", []):
+        refused = bench.refuse(bench.token(active=wrong))
+        assert not isinstance(refused, Deactivated)
+        assert refused.reason == "the token's active is neither true nor false"
 
 
 @pytest.mark.parametrize(
@@ -256,15 +277,26 @@ def test_the_grants_claim_counts(bench: Bench) -> None:
     grants = bench.verify(token).grants
     assert grants.permits("user.status_changed", "a=2Eb")
     assert not grants.permits("user.status_changed", "other")
-    assert bench.refuse(bench.token(grants=["all"])).reason.startswith("grants:")
-    assert bench.refuse(signed(b'{"sub":"1","exp":9e9,"grants":null}')).reason.startswith("grants")
+    begin = "the token's grants are"
+    assert bench.refuse(bench.token(grants=["all"])).reason.startswith(begin)
+    assert bench.refuse(signed(b'{"sub":"1","exp":9e9,"grants":null}')).reason.startswith(begin)
+    assert bench.refuse(bench.token(grants={"subscribe": {"deny": None}})).reason == (
+        "the token's grants are malformed: subscribe.deny"
+    )
+    assert bench.refuse(bench.token(grants={"hemlig": {}})).reason == (
+        "the token's grants are malformed: a part of them"
+    )
+    many = {"subscribe": {"allow": [f"review.*.{number}" for number in range(257)]}}
+    assert (
+        bench.refuse(bench.token(grants=many)).reason == "the token's grants have over 256 patterns"
+    )
 
 
 def test_the_size_is_checked_before_anything_else(bench: Bench) -> None:
     """A token of 8 KiB is looked at, a longer one is not."""
     token = bench.token(name="x" * 4000)
     bench.verify(token)
-    assert bench.refuse(token + "x" * MAX_TOKEN_BYTES).reason == "the token is too large"
+    assert bench.refuse(token + "x" * MAX_TOKEN_BYTES).reason == "the token is over 8 KiB"
 
 
 @pytest.mark.parametrize(
