@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ import nats.errors
 
 from bridge.broker.connection import Connection, Nobody
 from bridge.broker.continuity import Continuity
-from bridge.broker.control import Control
+from bridge.broker.control import Control, Operation
 from bridge.broker.history import History
 from bridge.broker.ingest import Receive
 from bridge.broker.interests import Interests
@@ -230,12 +230,20 @@ class Bridge:
                 self._failures.sweep,
                 self._refresh_keys,
                 lambda: self._rejects.report(self._hub.counts.rejected),
+                lambda: self._control.report(),
                 self._observer.lines.tick,
             ),
         )
 
         # HTTP.
-        self._control: Final = Control(self._connection, subjects, self._replica)
+        self._control: Final = Control(
+            self._connection,
+            subjects,
+            self._replica,
+            # A broadcast in JSON within JSON: escaping makes at most three of one byte.
+            max_question=3 * limits.max_message_size + 1024,
+            clock=loop.time,
+        )
         self._administration: Final = admin.Administration(
             registry=self._registry,
             hub=self._hub,
@@ -326,6 +334,7 @@ class Bridge:
             deliveries=counts.deliveries,
             rejected=counts.rejected,
             spared=self._flush.counts,
+            ignored=self._control.ignored,
             replays=self._turns.waiting,
             caught_up=self._continuity.completed,
             nats_up=self._connection.is_up,
@@ -423,5 +432,5 @@ class Bridge:
         except TicketError:
             return None
 
-    def _operations(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
-        return {**self._administration.operations, "redeem": self._redeem_for}
+    def _operations(self) -> dict[str, Operation]:
+        return {**self._administration.operations, "redeem": Operation(self._redeem_for)}

@@ -7,8 +7,9 @@ with the PONGs that confirm them. Everything else goes on to nats-py, whole oper
 and into :class:`Ingest`, its parser made careful.
 
 This is the one file that knows nats-py's internals: ``Client._ps``, ``_pongs``, ``_transport``,
-``_process_msg``, ``TcpTransport._io_writer``, ``Parser.parse``/``reset``; but for the inbox, which
-:func:`schemas.bus.renew_inbox` knows. Nothing here may block: it runs in the event loop's reads.
+``_process_msg``, ``_nuid``, ``TcpTransport._io_writer``, ``Parser.parse``/``reset``; but for the
+inbox, which :func:`schemas.bus.renew_inbox` knows. Nothing here may block: it runs in the event
+loop's reads.
 Protocol: NATS client protocol, https://docs.nats.io/reference/reference-protocols/nats-protocol.
 """
 
@@ -17,11 +18,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from nats.aio.client import Client
 from nats.errors import ProtocolError
+from nats.nuid import NUID
 from nats.protocol.parser import Parser
 
 from bridge.errors import BrokerError
@@ -267,12 +270,25 @@ class Ingest(Parser):
         self.nc._pings_outstanding = 0
 
 
+class _Unguessable(NUID):
+    """Names of requests that nobody can tell from others that they have seen.
+
+    A service sees the reply subject of each command and may publish to the bridges' inbox.
+    nats-py's own names count up from one another, so that it could answer the next request, too.
+    """
+
+    def next(self) -> bytearray:
+        """Return 22 characters, as many as nats-py expects."""
+        return bytearray(secrets.token_hex(11).encode())
+
+
 def install(client: Client, receivers: Receivers, on_denied: Callable[[str], None]) -> None:
     """Replace the parser of a client that is not connected yet.
 
     ``on_denied`` takes the subject of a subscription that the server refuses.
     """
     client._ps = parser = Ingest(client, receivers)
+    client._nuid = _Unguessable()
     parser.on_denied = on_denied
 
 

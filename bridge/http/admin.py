@@ -21,6 +21,7 @@ from bridge.broker.control import Control, Operation
 from bridge.delivery.frames import text_frame
 from bridge.delivery.hub import Hub
 from bridge.http.callers import Admin, address_of
+from bridge.http.operations import operations
 from bridge.http.paths import Id
 from bridge.identity.revocations import Revocations
 from bridge.identity.tokens import Identity
@@ -77,12 +78,7 @@ class Administration:
     @property
     def operations(self) -> dict[str, Operation]:
         """What other replicas may ask of this one."""
-        return {
-            "broadcast": lambda args: self.broadcast(str(args["text"])),
-            "connection": lambda args: self.connection(str(args["id"])),
-            "close": lambda args: self.close(str(args["id"])),
-            "disconnect": lambda args: self.disconnect(str(args["user"]), bool(args["revoke"])),
-        }
+        return operations(self, self._limits.max_message_size)
 
     def stats(self) -> dict[str, Any]:
         """Return the counts of this replica."""

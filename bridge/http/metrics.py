@@ -31,6 +31,8 @@ class Reading:
     rejected: dict[str, int]
     spared: dict[str, int]
     """Events that a client did not get as they came: ``conflated``, ``healed``, ``dropped``."""
+    ignored: dict[str, int]
+    """Messages on the control subjects that had no form, by reason."""
     replays: int
     """Sessions that stored events are being sent to."""
     caught_up: int
@@ -78,6 +80,7 @@ class _Numbers(Collector):
         for name, told, label, values in (
             ("rejected_events", "Events that were refused", "reason", now.rejected),
             ("spared_deliveries", "Events that a slow client did not get", "how", now.spared),
+            ("control_ignored", "Control messages that were not taken", "reason", now.ignored),
         ):
             family = CounterMetricFamily(f"bridge_{name}", told, labels=[label])
             for key, value in sorted(values.items()):

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import nats
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.aio.transport import TcpTransport, Transport
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
@@ -39,6 +40,32 @@ class TestNatsPy:
         assert client._transport is None
         install(client, {}, print)
         assert isinstance(client._ps, Ingest)
+
+    async def test_names_of_requests_can_not_be_guessed(self, nats_server: NatsServer) -> None:
+        """From the reply subject of one request nothing follows for the next: a service that gets
+        a command can't answer another request of the bridge.
+        """
+        client = Client()
+        install(client, {}, print)
+        await client.connect(nats_server.url, inbox_prefix="_INBOX_b")
+        replies = []
+
+        async def answer(message: Msg) -> None:
+            replies.append(message.reply)
+            await message.respond(b"yes")
+
+        try:
+            await client.subscribe("names.of.requests", cb=answer)
+            for _ in range(2):
+                assert (await client.request("names.of.requests", b"", timeout=DEADLINE)).data
+        finally:
+            await client.close()
+        first, second = [reply.removeprefix("_INBOX_b.").split(".") for reply in replies]
+        assert first[0] == second[0] != first[1][:22]
+        assert len({first[1], second[1]}) == 2
+        assert all(len(token) >= 22 for _, token in (first, second))
+        alike = [a for a, b in zip(first[1], second[1], strict=True) if a == b]
+        assert len(alike) < 12  # nats-py's own have the first 19 or so in common
 
     def test_the_parser_is_called_as_expected(self) -> None:
         """``parse(data)`` is a coroutine, ``reset()`` is not, the buffer is ``buf``."""

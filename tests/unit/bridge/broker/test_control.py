@@ -11,7 +11,8 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from bridge.broker.control import Control
+from bridge.broker.control import MAX_ANSWER_BYTES, Control, Operation
+from bridge.errors import BrokerUnavailable
 from schemas.subjects import Subjects
 from tests.support.nats_client import run
 
@@ -27,8 +28,12 @@ class ScriptedConnection:
         self.heard: dict[str, Handle] = {}
         self.published: list[tuple[str, dict[str, Any]]] = []
 
-    async def subscribe(self, subject: str, *, cb: Handle) -> None:
+    async def subscribe(
+        self, subject: str, *, cb: Handle, pending_msgs_limit: int, pending_bytes_limit: int
+    ) -> None:
         """Stand in for nats-py's."""
+        assert pending_msgs_limit <= 1_000
+        assert pending_bytes_limit <= 8 * 1024 * 1024
         self.heard[subject] = cb
 
     def publish(self, subject: str, payload: bytes) -> None:
@@ -41,20 +46,34 @@ def fail(args: dict[str, Any]) -> Any:
     raise RuntimeError("a fault")
 
 
-@pytest.fixture
-def connection() -> ScriptedConnection:
-    """The connection of a replica ``me`` that offers some operations and listens."""
-    connection = ScriptedConnection()
-    control = Control(connection, Subjects(), "me")  # type: ignore[arg-type]  # a stand-in
+def replica(connection: ScriptedConnection, clock: Callable[[], float] = lambda: 0.0) -> Control:
+    """A replica ``me`` that offers some operations and listens."""
+    control = Control(
+        connection,  # type: ignore[arg-type]  # a stand-in
+        Subjects(),
+        "me",
+        max_question=2000,
+        clock=clock,
+    )
     control.offer(
         {
-            "double": lambda args: 2 * args["number"],
-            "fail": fail,
-            "odd": lambda args: {1, 2},  # no JSON
-            "much": lambda args: "x" * 1000,
+            "double": Operation(
+                lambda args: 2 * args["number"], lambda result: isinstance(result, int)
+            ),
+            "fail": Operation(fail),
+            "odd": Operation(lambda args: {1, 2}),  # no JSON
+            "much": Operation(lambda args: "x" * 1000),
         }
     )
     run(control.listen())
+    return control
+
+
+@pytest.fixture
+def connection() -> ScriptedConnection:
+    """The connection of a replica."""
+    connection = ScriptedConnection()
+    replica(connection)
     return connection
 
 
@@ -75,7 +94,7 @@ def test_a_question_is_answered_without_waiting(
 
 @pytest.mark.parametrize(
     ("operation", "args"),
-    [("double", {}), ("double", None), ("fail", {}), ("odd", {}), ("unknown", {}), ({}, {})],
+    [("double", {}), ("double", None), ("fail", {}), ("odd", {}), ("unknown", {})],
 )
 def test_what_can_not_be_done_is_answered_so(
     connection: ScriptedConnection, operation: object, args: object
@@ -98,19 +117,78 @@ def test_an_operation_that_fails_is_logged(
     assert (record.levelno, record.exc_info is not None) == (logging.ERROR, True)
 
 
-@pytest.mark.parametrize("question", [b"", b"[]", {"from": "me", "op": "double", "args": {}}])
-def test_what_is_no_question_of_another_is_not_answered(
-    connection: ScriptedConnection, question: object
-) -> None:
-    """Nonsense, and what this replica asked everybody itself."""
+@pytest.mark.parametrize(
+    "question",
+    [
+        b"",
+        b"[]",
+        b"[" * 2000,
+        b'{"stream":"EVENTS","seq":7}',  # an acknowledgement whose publisher named this its reply
+        b'{"from": "other", "op": "double", "args": {"number": 1}, "more": "%b"}' % (b"x" * 2000),
+        {"from": "other", "op": {}, "args": {}},
+        {"from": "a.b", "op": "double", "args": {"number": 1}},
+        {"from": 7, "op": "double", "args": {"number": 1}},
+        {"op": "double", "args": {"number": 1}},
+    ],
+)
+def test_what_is_no_question_is_counted_and_not_answered(question: object) -> None:
+    """What has no form, comes from nobody, or is larger than any question."""
+    connection = ScriptedConnection()
+    control = replica(connection)
     ask(connection, question)
+    assert connection.published == []
+    assert control.ignored == {"malformed question": 1}
+
+
+def test_an_own_question_to_all_is_not_answered(connection: ScriptedConnection) -> None:
+    """The replica has done it already."""
+    ask(connection, {"from": "me", "op": "double", "args": {"number": 1}})
     assert connection.published == []
 
 
-def test_an_answer_that_does_not_fit_is_told(
-    connection: ScriptedConnection, caplog: pytest.LogCaptureFixture
-) -> None:
-    """NATS would not take it: whoever asks hears at once that there is none, and the log why."""
+def test_an_answer_that_does_not_fit_is_not_sent() -> None:
+    """NATS would not take it: whoever asks hears at once that there is none, and it is counted."""
+    connection = ScriptedConnection()
+    control = replica(connection)
     ask(connection, {"from": "you", "op": "much", "args": {}})
     assert [answer for _, answer in connection.published] == [{"replica": "me"}]
-    assert "much is too large" in caplog.text
+    assert control.ignored == {"too large an answer of much": 1}
+
+
+def test_a_flood_is_one_line_in_ten_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    """However much comes that has no form, the log has its number and no more."""
+    now = 0.0
+    connection = ScriptedConnection()
+    control = replica(connection, lambda: now)
+    for second in range(25):
+        now = float(second)
+        for _ in range(100):
+            ask(connection, b"nonsense")
+        control.report()
+    assert len(caplog.records) == 3
+    assert "1000 messages ignored" in caplog.text
+    assert control.ignored == {"malformed question": 2500}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"nonsense",
+        b'{"stream":"EVENTS","seq":7}',
+        b'{"replica": "a.b", "result": 4}',
+        b'{"replica": "other", "result": "4"}',
+        b'{"replica": "other", "result": 4, "more": "%b"}' % (b"x" * MAX_ANSWER_BYTES),
+        b'{"replica": "other"}',
+    ],
+)
+def test_an_answer_of_another_form_is_none(answer: bytes) -> None:
+    """What is no result of this operation, or larger than any, does not count."""
+
+    class Answering(ScriptedConnection):
+        async def request(self, subject: str, payload: bytes) -> bytes:
+            """Stand in for the bridge's own."""
+            return answer
+
+    control = replica(Answering())
+    with pytest.raises(BrokerUnavailable):
+        run(control.ask("other", "double", {"number": 2}))
