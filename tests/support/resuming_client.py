@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 from urllib.parse import urlencode, urlsplit
 
 from tests.support.accounting import Account, sequence_of
+from tests.support.blocking_peer import UNCHECKED
 from tests.support.clients import mint
 from tests.support.lean import CLOSE, PING, TEXT, LeanClient, OnFrame, masked
 from tests.support.model import Wish
@@ -76,7 +77,12 @@ class Wire(LeanClient):
             await loop.sock_connect(near, (place.hostname, place.port))
             wire = cls(request, on_frame)
             wire.left = limit
-            await loop.create_connection(lambda: wire, sock=near)
+            secured = (
+                {"ssl": UNCHECKED, "server_hostname": place.hostname}
+                if place.scheme == "https"
+                else {}
+            )
+            await loop.create_connection(lambda: wire, sock=near, **secured)
         except BaseException:
             near.close()
             raise
