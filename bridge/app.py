@@ -173,7 +173,7 @@ class Bridge:
             limits.rate_limit_messages, limits.rate_limit_window
         )
         self._failures: Final = Failures(limits.failed_handshakes, self._wall)
-        self._commands: Final = Commands(self._connection.request, subjects)
+        self._commands: Final = Commands(self._connection.ask, subjects, self._observer.lines)
         env = Surroundings(
             catalogue=catalogue,
             limits=limits,

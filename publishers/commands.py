@@ -30,8 +30,9 @@ from pydantic import ValidationError
 from publishers.connection import Message, Unsubscribe
 from publishers.errors import BrokerUnavailable
 from publishers.publisher import EventPublisher
+from schemas.bus import describe
 from schemas.codes import ErrorCode
-from schemas.commands import CommandReply, CommandRequest
+from schemas.commands import COMMAND_RESOURCES, MAX_REASON, CommandReply, CommandRequest
 from schemas.envelope import HEADER_TRACEPARENT
 from schemas.errors import SchemaError
 from schemas.subjects import Root, is_event_type
@@ -40,8 +41,6 @@ log = logging.getLogger("publishers")
 
 QUEUE: Final = "commands"
 """The queue group that replicas of a service share: one of them gets each command."""
-
-MAX_REASON: Final = 512
 
 GRACE: Final = 0.5
 """Seconds that running handlers have when the service stops."""
@@ -177,7 +176,8 @@ class Commands:
         try:
             command = self._read(message)
         except (SchemaError, ValidationError) as error:
-            log.info("a malformed command is refused: %s", _first_line(error))
+            told = describe(error) if isinstance(error, ValidationError) else error
+            log.warning("a malformed command is refused: %s", told)
             await self._answer(message, _refusal("malformed request"))
             return
         if HEADER_TRACEPARENT in message.headers:
@@ -196,6 +196,8 @@ class Commands:
         # The subject is what the broker's permissions guard.
         if (request.command, request.user_id, request.resource_id) != (name, user, resource):
             raise SchemaError("the request disagrees with its subject")
+        if request.data.get(COMMAND_RESOURCES.get(name, ""), resource) != resource:
+            raise SchemaError("the request's data disagree with its subject")
         return Command(name, user, resource, request.id, request.timestamp, request.data)
 
     async def _run(self, command: Command) -> CommandReply:
@@ -214,7 +216,8 @@ class Commands:
         return CommandReply(accepted=True)
 
     async def _answer(self, message: Message, reply: CommandReply) -> None:
-        payload = reply.model_dump_json().encode()
+        unneeded = {"code", "reason"} if reply.accepted else None
+        payload = reply.model_dump_json(exclude=unneeded).encode()
         now = asyncio.get_running_loop().time()
         try:
             await self._publisher.connection.send(message.reply, payload, {}, now + 1.0)
@@ -228,7 +231,3 @@ def _refusal(
 ) -> CommandReply:
     clean = reason.encode("utf-8", "replace").decode()  # a lone surrogate can't be sent
     return CommandReply(accepted=False, code=code, reason=clean[:MAX_REASON])
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

@@ -19,6 +19,8 @@ MAX_PATTERNS: Final = 1000
 """Most patterns in one message; what a connection may hold is a setting."""
 MAX_HISTORY: Final = 1000
 """Most stored events that a ``subscribe`` may ask for."""
+MAX_REASON: Final = 512
+"""Longest reason of a refused command that a client is told, in characters."""
 
 
 class Strict(BaseModel):
@@ -123,6 +125,9 @@ CLIENT_MESSAGE_TYPES: Final = frozenset(
     }
 )
 
+COMMAND_RESOURCES: Final = {"upload.cancel": "upload_id"}
+"""The field of each command's data that says what it is about."""
+
 _validate: Final = TypeAdapter[AnyClientMessage](
     Annotated[AnyClientMessage, Field(discriminator="type")],
     # pydantic would keep short values for all that it reads later.
@@ -218,11 +223,15 @@ class CommandRequest(Strict):
     id: str
     timestamp: str
     data: dict[str, Any] = {}
+    traceparent: Text128 | None = None
 
 
 class CommandReply(Strict):
-    """What a service answers: accepted, or refused with a reason in words for the user."""
+    """What a service answers: accepted, or refused with a reason in words for the user.
+
+    It is how answers are written; the bridge reads them more generously.
+    """
 
     accepted: bool
     code: Literal[ErrorCode.COMMAND_FAILED, ErrorCode.NOT_PERMITTED] = ErrorCode.COMMAND_FAILED
-    reason: Annotated[str, Field(max_length=512)] = ""
+    reason: Annotated[str, Field(max_length=MAX_REASON)] = ""

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, ParamSpec
 
@@ -223,6 +223,12 @@ class Connection:
         self, subject: str, payload: bytes, headers: dict[str, str] | None = None
     ) -> bytes:
         """Ask and return the answer; raises :class:`Nobody` or :class:`BrokerUnavailable`."""
+        return (await self.ask(subject, payload, headers))[1]
+
+    async def ask(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None
+    ) -> tuple[Mapping[str, str], bytes]:
+        """Do as :meth:`request` does; return the answer's headers too."""
         if not self.is_up:
             raise BrokerUnavailable("there is no connection to NATS")
         try:
@@ -233,7 +239,7 @@ class Connection:
             raise Nobody("nobody answers") from None
         except (nats.errors.Error, OSError) as error:
             raise BrokerUnavailable("no answer in time") from error
-        return bytes(answer.data)
+        return answer.headers or {}, bytes(answer.data)
 
     def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         """Publish without waiting; for what may be lost, on a connection that is up.

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
-
-from pydantic import ValidationError
 
 from bridge.errors import BrokerUnavailable
 from bridge.identity.tokens import Identity
+from bridge.sessions.answers import read_answer
 from bridge.sessions.handlers import Ask
+from bridge.telemetry.lines import Lines
+from bridge.telemetry.observer import Line
 from schemas.codes import ErrorCode
-from schemas.commands import CommandReply, CommandRequest
+from schemas.commands import CommandRequest
 from schemas.envelope import HEADER_TRACEPARENT, new_id, timestamp
 from schemas.replies import CommandAccepted, CommandAcceptedData, Reply, error
 from schemas.subjects import Subjects
 
-log = logging.getLogger(__name__)
-
-Request = Callable[[str, bytes, dict[str, str] | None], Awaitable[bytes]]
-"""Takes subject, payload and headers, returns the answer; raises :class:`BrokerUnavailable`."""
+Request = Callable[[str, bytes, dict[str, str] | None], Awaitable[tuple[Mapping[str, str], bytes]]]
+"""Takes subject, payload and headers, returns headers and payload of the answer; raises
+:class:`BrokerUnavailable`."""
 
 
 class Commands:
     """Takes commands to services on ``commands.<command>.<user>.<resource>``."""
 
-    def __init__(self, request: Request, subjects: Subjects) -> None:
+    def __init__(self, request: Request, subjects: Subjects, lines: Lines) -> None:
         self._request: Final = request
+        self._lines: Final = lines
         self._subjects: Final = subjects
 
     async def ask(self, ask: Ask, identity: Identity) -> Reply:
         """Return what to tell the client; never raises for what a service does or does not do."""
         message = ask.message
+        traceparent = message.traceparent
+        if not (traceparent and traceparent.isascii() and traceparent.isprintable()):
+            traceparent = None
         asked = CommandRequest(
             command=ask.command,
             user_id=identity.user_id,
@@ -40,19 +44,14 @@ class Commands:
             id=message.id or new_id(),
             timestamp=timestamp(),
             data=message.data.model_dump(),
+            traceparent=traceparent,
         )
-        headers = None
-        if (
-            message.traceparent
-            and message.traceparent.isascii()
-            and message.traceparent.isprintable()
-        ):
-            headers = {HEADER_TRACEPARENT: message.traceparent}
+        absent = {"traceparent"} if traceparent is None else None
         try:
-            answer = await self._request(
+            headers, payload = await self._request(
                 self._subjects.command(ask.command, identity.user, ask.resource),
-                asked.model_dump_json().encode(),
-                headers,
+                asked.model_dump_json(exclude=absent).encode(),
+                None if traceparent is None else {HEADER_TRACEPARENT: traceparent},
             )
         except BrokerUnavailable as problem:
             return error(
@@ -60,19 +59,16 @@ class Commands:
                 f"The service behind {ask.command} is not available: {problem}",
                 reply_to=message.id,
             )
-        try:
-            reply = CommandReply.model_validate_json(answer)
-        except ValidationError:
-            log.warning("a service answered %s with what is no reply", ask.command)
-            return error(
-                ErrorCode.COMMAND_FAILED,
-                "The service gave an answer that can't be read",
-                reply_to=message.id,
+        answer = read_answer(payload, headers)
+        if answer.wrong:
+            self._lines.say(
+                logging.WARNING,
+                Line.COMMAND_ANSWER,
+                lambda: {"command": ask.command, "problem": answer.wrong},
+                kind=ask.command,
             )
-        if not reply.accepted:
-            return error(
-                ErrorCode(reply.code), reply.reason or "The service refused", reply_to=message.id
-            )
+        if not answer.accepted:
+            return error(answer.code, answer.reason or "The service refused", reply_to=message.id)
         return CommandAccepted(
             data=CommandAcceptedData(command=ask.command, upload_id=ask.resource_id),
             reply_to=message.id,

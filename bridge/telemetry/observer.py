@@ -45,6 +45,7 @@ class Line(StrEnum):
     RATE_LIMITED = "rate limit exceeded"
     HEARTBEAT = "heartbeat"
     COMMAND = "command"
+    COMMAND_ANSWER = "command answered out of order"
     STALLED = "client reads too slowly"
     TICKET_ISSUED = "ticket issued"
     TICKET_REFUSED = "ticket refused"

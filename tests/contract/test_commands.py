@@ -141,6 +141,50 @@ async def test_silent_service(bridge: BridgeProcess) -> None:
 
 
 @pytest.mark.parametrize(
+    ("payload", "headers", "code", "words"),
+    [
+        (b'{"accepted": true, "code": null, "reason": null}', None, None, ""),
+        (b'{"accepted": false, "code": null, "reason": "no"}', None, "COMMAND_FAILED", "no"),
+        (b'{"accepted": false, "code": "GONE", "reason": "no"}', None, "COMMAND_FAILED", "no"),
+        (
+            b'{"accepted": false, "reason": "' + b"n" * 600 + b'"}',
+            None,
+            "COMMAND_FAILED",
+            "n" * 512,
+        ),
+        (
+            b"",
+            {"Nats-Service-Error": "zu spät", "Nats-Service-Error-Code": "409"},
+            "COMMAND_FAILED",
+            "zu spät",
+        ),
+        (b"{}", {"Nats-Service-Error-Code": "403"}, "NOT_PERMITTED", "refused"),
+    ],
+)
+async def test_services_of_other_languages(
+    bridge: BridgeProcess,
+    payload: bytes,
+    headers: dict[str, str] | None,
+    code: str | None,
+    words: str,
+) -> None:
+    """What Jackson, serde and NATS's own services write is understood."""
+    async with Clients(bridge.url) as clients, Bus(bridge) as bus:
+        client = await clients.join()
+
+        async def answer(message: Msg) -> None:
+            await bus.connection.publish(message.reply, payload, headers=headers)
+
+        async with service(bus, client.user, answer):
+            reply = await client.ask(CANCEL, {"upload_id": "1"})
+        if code is None:
+            assert reply["type"] == "command.accepted"
+        else:
+            assert reply["data"]["code"] == code
+            assert words in reply["data"]["message"]
+
+
+@pytest.mark.parametrize(
     "reply", [b"", b"yes", b"[]", b"{}", b'{"accepted": "yes"}', b'{"accepted": 1}', b"\xff"]
 )
 async def test_garbage_from_a_service(bridge: BridgeProcess, reply: bytes) -> None:

@@ -179,7 +179,13 @@ async def test_malformed_requests_are_refused_without_a_traceback(
         for tail in ("42", "42.u1.more", "4=2.u1", "42.-", "=2d.u1"):
             reply = await bridge.ask(good.replace("42.u1", tail), b"{}")
             assert (reply.accepted, reply.reason) == (False, "malformed request")
-        for change in ({"user_id": "43"}, {"resource_id": "u2"}, {"command": "upload.start"}):
+        changes: list[dict[str, Any]] = [
+            {"user_id": "43"},
+            {"resource_id": "u2"},
+            {"command": "upload.start"},
+            {"data": {"upload_id": "u2"}},
+        ]
+        for change in changes:
             reply = await bridge.cancel("42", "u1", **change)
             assert (reply.accepted, reply.reason) == (False, "malformed request")
         await bridge.connection.publish(good, b"without a reply subject")
