@@ -19,7 +19,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +67,15 @@ class EmbeddedNats(NatsServer):
     """The ``nats-server`` binary as a child process; its log is ``<folder>/log``."""
 
     def __init__(
-        self, folder: Path, *, jetstream: bool = True, arguments: Sequence[str] = ()
+        self,
+        folder: Path,
+        *,
+        jetstream: bool = True,
+        arguments: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = folder
+        self._environment = environment
         self._options = [*(("-js", "-sd", str(folder / "data")) if jetstream else ()), *arguments]
         self._ports = ("-1", "-1")
         self._process: subprocess.Popen[bytes] | None = None
@@ -85,7 +91,7 @@ class EmbeddedNats(NatsServer):
         command = [binary(), "-a", "127.0.0.1", "-p", self._ports[0], "-m", self._ports[1]]
         command += ["--ports_file_dir", str(self._folder), *self._options]
         with (self._folder / "log").open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=self._environment)
         ports = self._read_ports()
         self.url, self.monitor_url = ports["nats"][0], ports["monitoring"][0]
         self._ports = (self.url.rpartition(":")[2], self.monitor_url.rpartition(":")[2])
