@@ -92,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         help="what to subscribe to: upload.*, review.updated.77, '>'; without any, what is sent "
         "to the user and to all",
     )
-    tail.add_argument("--url", default="ws://127.0.0.1:8000/ws", help="default: %(default)s")
+    tail.add_argument(
+        "--url", help="default: ws://127.0.0.1:8000/ws, with BRIDGE_HOST and BRIDGE_PORT if set"
+    )
     tail.add_argument("--token", help="default: BRIDGE_TOKEN, else one is made for --user")
     tail.add_argument("--user", default="42", metavar="ID", help="default: %(default)s")
     tail.add_argument("--count", type=_positive, metavar="N", help="end after this many events")

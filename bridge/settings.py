@@ -123,6 +123,16 @@ class ServerSettings(Settings):
         description="log lines a second of one kind about clients; what is beyond is summed up",
     )
 
+    @field_validator("port", "internal_port", mode="before")
+    @classmethod
+    def _a_port(cls, value: object) -> object:
+        if isinstance(value, str) and value.startswith("tcp://"):
+            raise ValueError(
+                "is what Kubernetes sets for a Service of that name: set it in the pod, "
+                "or `enableServiceLinks: false`"
+            )
+        return value
+
     @field_validator("log_level", "log_format", mode="before")
     @classmethod
     def _any_case(cls, value: object) -> object:

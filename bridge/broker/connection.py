@@ -20,6 +20,7 @@ from nats.aio.client import Client
 
 from bridge.broker import ingest
 from bridge.errors import BrokerUnavailable
+from bridge.telemetry.outage import Outage
 from schemas.bus import BusSettings, SettingsError, limit_unacknowledged
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Connection:
         self._name: Final = name
         self._receivers: Final = receivers
         self._reads: Final = reads
+        self._outage: Final = Outage(log, "NATS")
         self._client = self._new_client()
         self._up = False
         self._was_up = False
@@ -99,8 +101,11 @@ class Connection:
         last: list[str] = []
 
         async def on_error(error: Exception) -> None:
-            last[:] = [str(error) or type(error).__name__]
-            log.warning("nats: %s", last[0])
+            last[:] = [str(error).removeprefix("nats: ") or type(error).__name__]
+            if self._up:
+                self._outage.trouble(last[0])
+            else:
+                self._outage.failed(last[0])
 
         async def on_disconnected() -> None:
             self._set(False)
@@ -161,7 +166,7 @@ class Connection:
         # just being written. Closed, the client is followed by another.
         if client.is_closed or reconnecting.cancelled() or reconnecting.exception() is None:
             return
-        log.warning("nats: can't reconnect: %s", type(reconnecting.exception()).__name__)
+        self._outage.failed(f"can't reconnect: {type(reconnecting.exception()).__name__}")
         self._ending = asyncio.get_running_loop().create_task(_discard(client))
 
     def _reopen(self) -> None:
@@ -176,7 +181,7 @@ class Connection:
             try:
                 await self.open()
             except BrokerUnavailable as problem:
-                log.warning("%s; trying again", problem)
+                self._outage.failed(str(problem))
                 await asyncio.sleep(1 + random.random())  # noqa: S311  # a jitter, no secret
                 continue
             self._up = False
@@ -187,9 +192,10 @@ class Connection:
         if up == self._up:
             return
         self._up = up
-        asked_for = up or self._closing
-        log.log(logging.INFO if asked_for else logging.WARNING, "nats: %s", "up" if up else "down")
-        if not up:
+        if up:
+            self._outage.ended()
+        else:
+            self._outage.began(logging.INFO if self._closing else logging.WARNING)
             _tell(self.on_socket, -1)
         for part in self.on_up if up else self.on_down:
             _tell(part)
@@ -271,7 +277,7 @@ class Connection:
                 await client.drain()
             return
         except (BrokerUnavailable, TimeoutError, OSError, nats.errors.Error) as problem:
-            log.warning("nats: not drained: %s", str(problem) or type(problem).__name__)
+            log.warning("NATS: not drained: %s", str(problem) or type(problem).__name__)
         ingest.cut(client)
         with contextlib.suppress(TimeoutError, OSError, nats.errors.Error):
             async with asyncio.timeout(FAREWELL):

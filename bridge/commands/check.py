@@ -8,8 +8,11 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
+import re
 import ssl
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -45,6 +48,11 @@ OTHERS: Final = frozenset(
     }
 )
 """What is named like a setting and read by others: `bridge tail`, the Compose file, the SDK."""
+
+OF_KUBERNETES: Final = re.compile(
+    r"BRIDGE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
+)
+"""What Kubernetes sets in each pod for a Service whose name begins with ``bridge``."""
 
 
 def run(*, strict: bool, environment: Mapping[str, str] = os.environ) -> int:
@@ -110,10 +118,13 @@ def startable(bridge: BridgeSettings, environment: Mapping[str, str]) -> Iterato
     """Yield what would stop ``bridge serve`` although each setting is well-formed."""
     if not environment.get("BRIDGE_NATS_URL"):
         yield "BRIDGE_NATS_URL is not set, and bridge serve needs it"
-    try:
-        bridge.bus.connect_options()
-    except SettingsError as error:
-        yield str(error)
+    if missing := list(unreadable(bridge.bus)):
+        yield from missing
+    else:
+        try:
+            bridge.bus.connect_options()
+        except SettingsError as error:
+            yield str(error)
     try:
         catalogue = Catalogue.load(bridge.bus.catalogue)
     except CatalogueError as error:
@@ -195,12 +206,27 @@ def unsafe_bus(bus: BusSettings) -> Iterator[str]:
             yield f"BRIDGE_NATS_URL {name} is reached without TLS"
 
 
+def unreadable(bus: BusSettings) -> Iterator[str]:
+    """Yield what is wrong with each file that the way to NATS needs and that can't be read."""
+    for name in ("credentials", "tls_ca", "tls_cert", "tls_key"):
+        path: Path | None = getattr(bus, name)
+        if path is not None:
+            try:
+                with path.open("rb"):
+                    pass
+            except OSError as error:
+                variable = BusSettings.model_fields[name].alias
+                yield f"{variable}: {path}: {(error.strerror or str(error)).lower()}"
+
+
 def strangers(environment: Mapping[str, str]) -> Iterator[str]:
     """Yield a warning for each variable that looks like a setting and is none."""
     known = OTHERS.union(each.name for each in settings())
     for name in sorted(environment):
-        if name.startswith("BRIDGE_") and name not in known:
-            yield f"{name} is no setting of the bridge"
+        if not name.startswith("BRIDGE_") or name in known or OF_KUBERNETES.fullmatch(name):
+            continue
+        near = get_close_matches(name, known, n=1, cutoff=0.8)
+        yield f"{name} is no setting of the bridge" + (f"; is it {near[0]}?" if near else "")
 
 
 def is_loopback(host: str) -> bool:

@@ -64,8 +64,10 @@ DEFAULTS: Final = {
     ),
 }
 """Settings that are others here than at ``bridge serve``, unless they are given."""
-NOT_HERE: Final = ("BRIDGE_NATS_", "BRIDGE_SPOOL", "BRIDGE_INTERNAL_")
-"""How settings begin that are about another NATS, one process's spool, or another address."""
+NOT_HERE: Final = ("BRIDGE_NATS_", "BRIDGE_SPOOL", "BRIDGE_INTERNAL_", "BRIDGE_LOG_FORMAT")
+"""How settings begin that are about another NATS, one process's spool, another address; and what
+the log looks like, which here is for people.
+"""
 GRACE: Final = {"samples": 3.0, "bridge": 12.0, "nats-server": 5.0}
 """Seconds to end by oneself, after which a process is killed."""
 

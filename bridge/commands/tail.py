@@ -11,7 +11,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -52,7 +52,7 @@ FROM_THE_BRIDGE: Final = frozenset(
 def run(
     patterns: Sequence[str],
     *,
-    url: str,
+    url: str | None,
     token: str | None,
     user: str,
     count: int | None,
@@ -60,6 +60,7 @@ def run(
     colour: bool,
 ) -> int:
     """Show events until ``count`` is reached, the bridge ends it for good, or Ctrl-C."""
+    url = default_url(os.environ) if url is None else url
     if urlsplit(url).scheme not in ("ws", "wss"):
         raise CommandError(f"--url {url}: write ws://host:port/ws or wss://…")
     if patterns:
@@ -79,6 +80,18 @@ def run(
         return asyncio.run(client.run())
     except InvalidURI as error:
         raise CommandError(str(error)) from None
+
+
+def default_url(environment: Mapping[str, str]) -> str:
+    """Return where a bridge with these variables listens, as seen from this machine."""
+    host = environment.get("BRIDGE_HOST") or "127.0.0.1"
+    port = environment.get("BRIDGE_PORT") or "8000"
+    if not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise CommandError(f"BRIDGE_PORT={port} is no port to connect to; use --url")
+    if host in ("0.0.0.0", "::"):  # noqa: S104  # what it listens on, not where it is reached
+        host = "::1" if host == "::" else "127.0.0.1"
+    scheme = "wss" if environment.get("BRIDGE_TLS_CERT") else "ws"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/ws"
 
 
 def minting(user: str) -> Callable[[], str]:

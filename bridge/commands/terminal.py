@@ -7,6 +7,7 @@ said about it, so that a pipe gets the first alone.
 from __future__ import annotations
 
 import os
+import ssl
 import sys
 from pathlib import Path
 from typing import Final, TextIO
@@ -97,6 +98,11 @@ def reason(error: Exception) -> str:
     """Return in a few words why something over the network did not work."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        told = error.verify_message or "verification failed"
+        return f"its certificate is not trusted: {told} (SSL_CERT_FILE names CAs that are)"
+    if isinstance(error, ssl.SSLError):
+        return f"no TLS connection: {error.reason or error}"
     if isinstance(error, OSError) and error.errno and error.errno > 0:
         return os.strerror(error.errno).lower()  # asyncio puts the address in place of these words
     return str(error) or type(error).__name__

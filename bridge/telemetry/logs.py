@@ -11,6 +11,8 @@ import json
 import logging
 import re
 import sys
+import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
@@ -141,6 +143,39 @@ class Handler(logging.StreamHandler[Any]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the base's name
         """Do nothing: the base prints the record's arguments as they are, unredacted."""
+
+
+Say = Callable[[str], None]
+
+
+def plain(message: str) -> dict[str, str]:
+    """Return a line for people as a JSON record has it."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"time": now, "level": "info", "logger": "bridge", "message": message}
+
+
+def capture() -> None:
+    """Log what Python itself would write on stderr: warnings, and errors that nobody caught."""
+    logging.captureWarnings(True)
+    log = logging.getLogger("bridge")
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            return
+        log.critical("the process ends after an error", exc_info=(kind, error, trace))
+
+    def in_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            log.error("a thread ended after an error", exc_info=args.exc_value)
+
+    def unraisable(args: Any) -> None:
+        log.error(
+            "%s: %r", args.err_msg or "an error was ignored", args.object, exc_info=args.exc_value
+        )
+
+    sys.excepthook = uncaught
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
 
 
 class _NoPaths(logging.Filter):

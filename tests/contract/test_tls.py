@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
@@ -53,3 +57,49 @@ async def test_wss(start_bridge: StartBridge, certificate: tuple[Path, Path]) ->
         bridge.terminate()
         await client.expect("connection.draining", 10)
         await client.expect_close(codes.GOING_AWAY, 10)
+
+
+async def test_the_internal_address_is_under_tls_too(
+    start_bridge: StartBridge, certificate: tuple[Path, Path]
+) -> None:
+    """Where clients are served under TLS, admins' tokens do not cross the network readable."""
+    cert, key = certificate
+    bridge = start_bridge(
+        BRIDGE_TLS_CERT=str(cert), BRIDGE_TLS_KEY=str(key), BRIDGE_INTERNAL_PORT="0"
+    )
+    url = bridge.wait_for_line(re.compile(r"internal address: (https://\S+)"), 5)[1]
+    trust = ssl.create_default_context(cafile=str(cert))
+    async with httpx.AsyncClient(verify=trust, trust_env=False) as client:
+        assert (await client.get(f"{url}/metrics")).status_code == 200
+
+
+def test_tail_says_that_a_certificate_is_not_trusted(
+    start_bridge: StartBridge, certificate: tuple[Path, Path]
+) -> None:
+    """Not that an operation is not permitted; with the CA named, by the bridge's own variables."""
+    cert, key = certificate
+    bridge = start_bridge(BRIDGE_TLS_CERT=str(cert), BRIDGE_TLS_KEY=str(key))
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("BRIDGE_", "SSL_"))}
+
+    def run_tail(**environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "bridge.cli", "tail", "--token", "none"],
+            env={
+                **inherited,
+                "BRIDGE_PORT": str(bridge.port),
+                "BRIDGE_TLS_CERT": str(cert),
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    untrusted = run_tail()
+    assert untrusted.returncode == 1
+    assert f"wss://127.0.0.1:{bridge.port}" in untrusted.stderr
+    assert "certificate is not trusted" in untrusted.stderr
+    assert "permitted" not in untrusted.stderr
+    trusted = run_tail(SSL_CERT_FILE=str(cert))
+    assert "4500 INVALID_TOKEN" in trusted.stderr, trusted.stderr

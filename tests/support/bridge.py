@@ -28,7 +28,7 @@ from tests.support.clients import SECRET
 from tests.support.nats_server import NatsServer
 
 ROOT = Path(__file__).parents[2]
-READY = re.compile(r"bridge ready on (https?://\S+)")
+READY = re.compile(r"bridge ready on (https?://[^\s\"]+)")
 NEVER = re.compile(
     r"Traceback \(most recent call last\)|was never retrieved|was never awaited"
     r"|Exception in callback|Task was destroyed|Unhandled"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,49 @@ def test_what_others_read_is_no_stranger(capsys: pytest.CaptureFixture[str]) -> 
     environment |= {"BRIDGE_PUBLISH_WITHOUT_STREAM": "live", "BRIDGE_IMAGE": "i"}
     assert check.run(strict=True, environment=environment) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["BRIDGE_NATS_CREDENTIALS", "BRIDGE_NATS_TLS_CA"])
+def test_a_file_that_is_missing_is_named(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file on the way to NATS that is not there is invalid, by its variable and its path."""
+    assert check.run(strict=False, environment={**SAFE, name: "/missing/file"}) == 2
+    told = capsys.readouterr().err
+    assert f"invalid: {name}: /missing/file: no such file or directory" in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("BRIDGE_MAX_CONECTIONS", "BRIDGE_MAX_CONNECTIONS"),
+        ("BRIDGE_LOGLEVEL", "BRIDGE_LOG_LEVEL"),
+        ("BRIDGE_XYZ", None),
+    ],
+)
+def test_a_stranger_is_told_with_the_nearest_name(name: str, near: str | None) -> None:
+    """A mistyped variable is told with the one that was meant, if that can be guessed."""
+    [told] = check.strangers({name: "1"})
+    assert told == f"{name} is no setting of the bridge" + (f"; is it {near}?" if near else "")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "BRIDGE_SERVICE_HOST", "BRIDGE_SERVICE_PORT", "BRIDGE_SERVICE_PORT_HTTP",
+        "BRIDGE_PORT_8000_TCP", "BRIDGE_PORT_8000_TCP_ADDR", "BRIDGE_INTERNAL_SERVICE_HOST",
+        "BRIDGE_INTERNAL_PORT_9000_TCP_PROTO",
+    ],
+)  # fmt: skip
+def test_what_kubernetes_sets_is_no_stranger(name: str) -> None:
+    """A Service named bridge puts variables into every pod; nobody can mend those."""
+    assert not list(check.strangers({name: "x"}))
+
+
+def test_the_settings_of_the_sdk_are_no_strangers() -> None:
+    """What the SDK reads may be in the environment that both share."""
+    settings = importlib.import_module("publishers.settings").PublisherSettings
+    assert not list(
+        check.strangers(
+            dict.fromkeys((field.alias for field in settings.model_fields.values()), "x")
+        )
+    )

@@ -367,3 +367,27 @@ def test_times_that_are_no_dates_are_shown_as_they_are() -> None:
     """A leap second is valid in RFC 3339 and no date in Python."""
     assert tail.clock("2026-06-30T23:59:60Z") == "2026-06-30T23:59:60Z"
     assert tail.clock(None) == "None"
+
+
+@pytest.mark.parametrize(
+    ("environment", "url"),
+    [
+        ({}, "ws://127.0.0.1:8000/ws"),
+        ({"BRIDGE_PORT": "9001"}, "ws://127.0.0.1:9001/ws"),
+        ({"BRIDGE_HOST": "0.0.0.0", "BRIDGE_PORT": "81"}, "ws://127.0.0.1:81/ws"),  # noqa: S104
+        ({"BRIDGE_HOST": "::"}, "ws://[::1]:8000/ws"),
+        ({"BRIDGE_HOST": "bridge.example", "BRIDGE_TLS_CERT": "x"}, "wss://bridge.example:8000/ws"),
+    ],
+)
+def test_the_default_url_is_where_a_bridge_would_listen(
+    environment: dict[str, str], url: str
+) -> None:
+    """With the variables of ``bridge serve``, ``bridge tail`` finds it."""
+    assert tail.default_url(environment) == url
+
+
+@pytest.mark.parametrize("port", ["0", "http", "70000", "tcp://10.0.0.1:80", "²"])
+def test_a_port_that_is_none_is_told(port: str) -> None:
+    """A port that nobody can connect to is named, and so is the way out."""
+    with pytest.raises(CommandError, match="--url"):
+        tail.default_url({"BRIDGE_PORT": port})
