@@ -15,9 +15,10 @@ from typing import Any, Final
 
 import nats.errors
 
-from bridge.broker.connection import Connection, Nobody
+from bridge.broker.buckets import Bucket, tickets_shape
+from bridge.broker.connection import Connection
 from bridge.broker.continuity import Continuity
-from bridge.broker.control import Control, Operation
+from bridge.broker.control import Control
 from bridge.broker.history import History
 from bridge.broker.ingest import Receive
 from bridge.broker.interests import Interests
@@ -27,7 +28,7 @@ from bridge.broker.streams import Stream
 from bridge.broker.topics import Topics
 from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush
-from bridge.errors import BrokerUnavailable, StartError, TicketError
+from bridge.errors import BrokerUnavailable, StartError
 from bridge.http import admin, health, metrics, tickets
 from bridge.http.api import Context
 from bridge.http.listeners import Listeners, Routes
@@ -35,7 +36,7 @@ from bridge.identity.failures import Failures
 from bridge.identity.keys import JwksKeys, load_keys
 from bridge.identity.origins import client_address
 from bridge.identity.revocations import Revocations
-from bridge.identity.tickets import Tickets, identity_from_json, identity_to_json, owner
+from bridge.identity.tickets import LocalTickets, Tickets
 from bridge.identity.tokens import Identity, Revoked, TokenVerifier
 from bridge.limits.rates import SlidingWindow, steady_clock
 from bridge.limits.share import Share
@@ -85,8 +86,8 @@ class Bridge:
         self._keys: Final = load_keys(settings.identity)
         self._verifier: Final = TokenVerifier(settings.identity, catalogue, self._keys)
         self._revocations: Final = Revocations()
-        self._tickets: Final = Tickets(
-            settings.identity.ticket_ttl, settings.identity.max_tickets, self._replica
+        self._local_tickets: Final = LocalTickets(
+            settings.identity.ticket_ttl, settings.identity.max_tickets, self._replica, self._wall
         )
 
         # The way down: NATS → hub → outboxes.
@@ -102,6 +103,12 @@ class Bridge:
         )
         self._stream: Final = Stream(
             self._connection, settings.bus.stream, subjects, settings.stream
+        )
+        self._ticket_bucket: Final = Bucket(
+            self._connection, tickets_shape(settings), clock=loop.time
+        )
+        self._tickets: Final = Tickets(
+            self._ticket_bucket, self._local_tickets, self._verifier.policy
         )
         self._interests: Final = Interests(
             self._connection,
@@ -159,6 +166,7 @@ class Bridge:
         self._connection.on_up = (
             self._interests.on_up,
             self._continuity.on_up,
+            self._ticket_bucket.on_up,
             lambda: self._spawn(self._listen_again()),
         )
         self._connection.on_denied = self._interests.on_denied
@@ -209,7 +217,7 @@ class Bridge:
                 verify=self._verifier.verify,
                 verify_or_fetch=self._verifier.verify_or_fetch,
                 want_keys=self._want_keys,
-                redeem=self._redeem,
+                redeem=self._tickets.redeem,
                 is_draining=lambda: self._draining,
             ),
             env,
@@ -224,7 +232,7 @@ class Bridge:
                 self._interests.tick,
                 self._continuity.tick,
                 self._recent.tick,
-                self._tickets.purge,
+                self._local_tickets.purge,
                 lambda: self._rates.sweep(self._wall()),
                 lambda: self._ticket_rates.sweep(self._wall()),
                 self._failures.sweep,
@@ -287,7 +295,7 @@ class Bridge:
             await self._confirmed()
             await self._find_stream()
             self._continuity.on_up()
-            self._control.offer(self._operations())
+            self._control.offer(self._administration.operations)
             await self._control.listen()
             # 3. Keys: known before the first client comes, but a source that is away is waited out.
             if isinstance(self._keys, JwksKeys) and not await self._keys.refresh():
@@ -414,23 +422,3 @@ class Bridge:
         if self._revocations.is_revoked(identity):
             raise Revoked
         return identity
-
-    async def _redeem(self, ticket: str) -> Identity:
-        if owner(ticket) == self._replica:
-            return self._tickets.redeem(ticket)
-        try:
-            found = await self._control.ask(owner(ticket), "redeem", {"ticket": ticket})
-        except Nobody:
-            raise TicketError("the ticket's replica is gone") from None
-        if found is None:
-            raise TicketError("the ticket is unknown, used or expired")
-        return identity_from_json(found, self._verifier.policy)
-
-    def _redeem_for(self, args: dict[str, Any]) -> dict[str, Any] | None:
-        try:
-            return identity_to_json(self._tickets.redeem(str(args["ticket"])))
-        except TicketError:
-            return None
-
-    def _operations(self) -> dict[str, Operation]:
-        return {**self._administration.operations, "redeem": Operation(self._redeem_for)}

@@ -6,6 +6,7 @@
     ├── TokenError              the peer's token is refused; ``reason`` says why, never the token
     ├── TicketError             the ticket is unknown, used or expired
     ├── BrokerError             NATS did not do what was asked
+    │   ├── BucketFull          as many values as a bucket may hold are in it
     │   ├── BrokerUnavailable   no connection, no answer in time, or what was read is gone again
     │   └── IngestError         NATS sent bytes that are no protocol (also nats-py's ProtocolError)
     └── StartError              the bridge can't start; told in one plain line
@@ -33,6 +34,10 @@ class TicketError(BridgeError):
 
 class BrokerError(BridgeError):
     """NATS did not do what was asked of it."""
+
+
+class BucketFull(BrokerError):
+    """A bucket holds as many values as it may; none of them was dropped for a new one."""
 
 
 class BrokerUnavailable(BrokerError):

@@ -266,10 +266,14 @@ class IdentitySettings(Settings):
         description="time for a first message `authenticate` (seconds)",
     )
     ticket_ttl: float = Field(
-        30.0, alias="BRIDGE_TICKET_TTL", gt=0, le=300, description="life of a ticket (seconds)"
+        30.0, alias="BRIDGE_TICKET_TTL", ge=1, le=300, description="life of a ticket (seconds)"
     )
     max_tickets: int = Field(
-        10_000, alias="BRIDGE_MAX_TICKETS", ge=1, description="tickets that wait at once"
+        10_000,
+        alias="BRIDGE_MAX_TICKETS",
+        ge=1,
+        le=1_000_000,
+        description="tickets of all replicas that were issued within the life of one",
     )
     expiring_notice: float = Field(
         30.0,

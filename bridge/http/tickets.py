@@ -32,7 +32,7 @@ def router(
                 headers={"Retry-After": str(max(1, math.ceil(wait)))},
             )
         try:
-            ticket = tickets.issue(caller)
+            ticket = await tickets.issue(caller)
         except TicketsExhausted:
             told("too many wait", *who)
             raise HTTPException(

@@ -6,13 +6,17 @@ That events, broadcasts and tickets reach both is in the contract tests.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from uuid import uuid4
 
 import pytest
 
-from schemas.codes import RECONNECT, REVOKED, TOKEN_EXPIRED, CloseCode
+from bridge.broker.buckets import bucket_name
+from bridge.identity.tickets import key_of
+from schemas.codes import RECONNECT, REVOKED, TOKEN_EXPIRED, TRY_AGAIN_LATER, CloseCode
 from tests.support.bridge import BridgeProcess, finish
+from tests.support.bus import Bus
 from tests.support.clients import Clients, http, mint, new_user, ticket
 from tests.support.nats_server import NatsServer
 
@@ -57,10 +61,97 @@ async def test_a_ticket_keeps_its_grants_on_the_way(
     assert data["reasons"] == {"upload.error": "NOT_PERMITTED"}
 
 
-async def test_a_ticket_of_a_replica_that_is_gone_is_told_so(sides: list[Clients]) -> None:
-    """Nobody has it any more: the client is to come back with a new one."""
-    client = await sides[0].open(query={"ticket": "0" * 12 + "." + "A" * 43})
-    await client.expect_close(TOKEN_EXPIRED, 10)
+async def test_a_ticket_outlives_its_issuer(
+    nats_server: NatsServer, replicas: list[BridgeProcess]
+) -> None:
+    """Killed or drained, whoever issued it is not needed: another replica takes it, once."""
+    shared = {
+        name: replicas[0].settings[name] for name in ("BRIDGE_SUBJECT_PREFIX", "BRIDGE_STREAM")
+    }
+    issuers = [BridgeProcess(nats_server.url, shared) for _ in range(2)]
+    for issuer in issuers:
+        issuer.wait_ready()
+    killed, drained = [await ticket(issuer.url, mint(new_user())) for issuer in issuers]
+    issuers[0].kill()
+    issuers[1].terminate()
+    assert issuers[1].wait() == 0
+    async with Clients(replicas[1].ws_url) as clients:
+        for word in (killed, drained):
+            client = await clients.open(query={"ticket": word})
+            await client.expect("connection.established")
+            again = await clients.open(query={"ticket": word})
+            await again.expect_close(TOKEN_EXPIRED)
+
+
+async def test_two_takers_at_two_replicas(
+    replicas: list[BridgeProcess], sides: list[Clients]
+) -> None:
+    """Of two clients that bring one ticket to two replicas at once, one comes in."""
+    for _ in range(20):
+        word = await ticket(replicas[0].url, mint(new_user()))
+        pair = await asyncio.gather(*(side.open(query={"ticket": word}) for side in sides))
+        heard = [await each.until_closed_or("connection.established") for each in pair]
+        assert sorted(map(len, heard)) == [0, 1]
+        loser = pair[heard.index([])]
+        assert loser.socket.close_code == TOKEN_EXPIRED.code
+        await pair[1 - heard.index([])].socket.close()
+
+
+async def test_a_forged_value_opens_nothing(
+    replicas: list[BridgeProcess], sides: list[Clients]
+) -> None:
+    """What is no bridge's in the bucket is no identity; the log says that somebody writes there."""
+    word = "F" * 43
+    bucket = bucket_name(replicas[0].settings["BRIDGE_SUBJECT_PREFIX"], "bridge_tickets")
+    await ticket(replicas[0].url, mint(new_user()))  # the bucket is there now
+    forged = {"user_id": "admin", "role": "admin", "expires_at": 9e9}
+    async with Bus(replicas[0]) as bus:
+        subject = f"$KV.{bucket}.{key_of(word)}"
+        await bus.connection.jetstream().publish(subject, json.dumps(forged).encode())
+    client = await sides[1].open(query={"ticket": word})
+    await client.expect_close(TOKEN_EXPIRED)
+    assert "who else writes there" in replicas[1].output
+
+
+async def test_tickets_without_jetstream(plain_nats_server: NatsServer) -> None:
+    """A ticket is good at its issuer, once; elsewhere it can't be told: 1013, come back."""
+    shared = {"BRIDGE_SUBJECT_PREFIX": "plain"}
+    pair = [BridgeProcess(plain_nats_server.url, shared) for _ in range(2)]
+    for bridge in pair:
+        bridge.wait_ready()
+    async with Clients(pair[0].ws_url) as here, Clients(pair[1].ws_url) as there:
+        word = await ticket(pair[0].url, mint(new_user()))
+        away = await there.open(query={"ticket": word})
+        await away.expect_close(TRY_AGAIN_LATER)
+        unreadable = await there.open(query={"ticket": "A" * 43})
+        await unreadable.expect_close(TRY_AGAIN_LATER)
+        client = await here.open(query={"ticket": word})
+        await client.expect("connection.established")
+        again = await here.open(query={"ticket": word})
+        await again.expect_close(TOKEN_EXPIRED)
+    finish(pair)
+    for bridge in pair:
+        assert word not in bridge.output
+
+
+async def test_too_many_tickets(nats_server: NatsServer) -> None:
+    """Over the bound a ticket is refused with 503, and those that wait stay good."""
+    name = uuid4().hex[:12]
+    shared = {
+        "BRIDGE_SUBJECT_PREFIX": f"m{name}",
+        "BRIDGE_STREAM": f"M{name}",
+        "BRIDGE_MAX_TICKETS": "3",
+    }
+    bridge = BridgeProcess(nats_server.url, shared)
+    bridge.wait_ready()
+    async with http(bridge.url, mint(new_user())) as api, Clients(bridge.ws_url) as clients:
+        words = [(await api.post("/ws/tickets")).json()["data"]["ticket"] for _ in range(3)]
+        refused = await api.post("/ws/tickets")
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) > 0
+        client = await clients.open(query={"ticket": words[0]})
+        await client.expect("connection.established")
+    finish([bridge])
 
 
 async def test_a_connection_is_sent_away_from_the_other(

@@ -202,7 +202,9 @@ def finish(bridges: Sequence[BridgeProcess]) -> None:
     for bridge in running:
         assert bridge.wait() == 0, bridge.output
     for bridge in bridges:
-        delete_stream(bridge.nats_url, bridge.settings["BRIDGE_STREAM"])
+        prefix = bridge.settings["BRIDGE_SUBJECT_PREFIX"]
+        for name in (bridge.settings["BRIDGE_STREAM"], f"KV_{prefix}_bridge_tickets"):
+            delete_stream(bridge.nats_url, name)
         assert not NEVER.search(bridge.output), bridge.output
 
 

@@ -55,7 +55,7 @@ class InsideBridge:
 
     def offer(self, **operations: Operation) -> None:
         """Let it do this when another replica asks, in place of what it does."""
-        self._bridge._control.offer({**self._bridge._operations(), **operations})
+        self._bridge._control.offer({**self._bridge._administration.operations, **operations})
 
     async def receive(self, subject: str, receive: Receive) -> None:
         """Subscribe it to a subject by the way of the events; return when NATS knows."""
