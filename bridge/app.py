@@ -274,12 +274,12 @@ class Bridge:
             metrics=partial(metrics.router, self._read_numbers, self._observer),
             admin=admin.router(self._administration, self._control, limits),
         )
-        parsers = Parsers(max_size=4 * limits.max_message_size)
+        self._parsers: Final = Parsers(max_size=4 * limits.max_message_size)
         self._server: Final = Listeners(
             settings.server,
             routes,
             Context(self._check_token, self._observer, partial(client_address, networks=networks)),
-            Upgrades(self._admission, parsers, self._observer),
+            Upgrades(self._admission, self._parsers, self._observer),
             max_body=2 * limits.max_message_size,
         )
 
@@ -338,6 +338,7 @@ class Bridge:
         counts = self._hub.counts
         return metrics.Reading(
             connections=len(self._registry),
+            closing=max(0, self._parsers.sockets - len(self._registry)),
             events=counts.events,
             deliveries=counts.deliveries,
             rejected=counts.rejected,

@@ -120,7 +120,7 @@ class ServerSettings(Settings):
         alias="BRIDGE_LOG_RATE",
         ge=1,
         le=100_000,
-        description="log lines a second of one kind about clients; what is beyond is summed up",
+        description="log lines a second of one kind; what is beyond is summed up",
     )
 
     @field_validator("port", "internal_port", mode="before")

@@ -44,7 +44,8 @@ def _serve(environment: Mapping[str, str], ready: logs.Say) -> int:
     settings = BridgeSettings.from_environment(environment)
     if missing := "; ".join(unreadable(settings.bus)):
         raise CommandError(missing)
-    logs.configure(settings.server.log_level, settings.server.log_format)
+    server = settings.server
+    logs.configure(server.log_level, server.log_format, server.log_rate)
     logs.capture()
     for stranger in strangers(environment):
         log.warning("%s", stranger)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from fastapi import APIRouter, FastAPI, Request, status
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.http.callers import Check
 from bridge.http.docs import SCHEMA, add_docs
@@ -52,6 +54,7 @@ def make_api(
     api.state.observer = context.observer
     api.state.address = context.address
     api.add_middleware(EncodedIds)
+    api.add_middleware(CountedAnswers, observer=context.observer)
     if allowed_hosts:
         api.add_middleware(AllowedHosts, allowed=allowed_hosts)
     api.add_exception_handler(RequestValidationError, refuse_request)
@@ -64,6 +67,22 @@ def make_api(
         for path in ("/ws", "/ws/{token:path}" if token_in_path else "/ws/"):
             api.add_api_route(path, websocket_only, include_in_schema=False)
     return api
+
+
+class CountedAnswers:
+    """Counts answers by their status."""
+
+    def __init__(self, app: ASGIApp, observer: Observer) -> None:
+        self._app: Final = app
+        self._observer: Final = observer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._observer.requests.add(str(message["status"]))
+            await send(message)
+
+        await self._app(scope, receive, counted)
 
 
 async def websocket_only() -> JSONResponse:

@@ -5,19 +5,19 @@ Nothing here is on the way of an event. No label names a user, a subject or a co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from bridge.http.callers import admin
-from bridge.telemetry.lines import Tally
 from bridge.telemetry.observer import Observer
 
 
@@ -26,6 +26,8 @@ class Reading:
     """What the bridge has done and how it is at one moment."""
 
     connections: int
+    closing: int
+    """Sockets that were told to go, or whose session is over, and that are not closed yet."""
     events: int
     deliveries: int
     rejected: dict[str, int]
@@ -58,6 +60,7 @@ class _Numbers(Collector):
         now = self._read()
         for name, told, value in (
             ("connections", "WebSocket connections", now.connections),
+            ("connections_closing", "Connections on their way out", now.closing),
             ("replays", "Connections that stored events are being sent to", now.replays),
             ("nats_up", "Whether NATS is connected", int(now.nats_up)),
             ("stream_up", "Whether events can be resumed; 0: live only", int(now.stream_up)),
@@ -97,7 +100,7 @@ def _observed(seen: Observer) -> Iterator[Metric]:
         ("stalls", "Times that a connection could not be written to", seen.stalls),
     ):
         yield CounterMetricFamily(f"bridge_{name}", told, value=value)
-    tallies: tuple[tuple[str, str, tuple[str, ...], Tally], ...] = (
+    tallies: tuple[tuple[str, str, tuple[str, ...], Mapping[Any, int]], ...] = (
         ("connections_closed", "Connections that ended", ("code", "by"), seen.closed),
         ("handshakes_refused", "Handshakes answered by HTTP", ("status", "reason"), seen.refused),
         ("tokens_refused", "Tokens and tickets that were not good", ("reason",), seen.tokens),
@@ -106,6 +109,7 @@ def _observed(seen: Observer) -> Iterator[Metric]:
         ("commands", "Commands and their outcome", ("command", "outcome"), seen.commands),
         ("tickets", "Tickets that were asked for", ("outcome",), seen.tickets),
         ("admin_actions", "What administrators did", ("action",), seen.actions),
+        ("http_requests", "HTTP answers, but those to handshakes", ("status",), seen.requests),
     )
     for name, told, labels, tally in tallies:
         family = CounterMetricFamily(f"bridge_{name}", told, labels=labels)
@@ -118,6 +122,9 @@ def router(read: Callable[[], Reading], observer: Observer, guarded: bool) -> AP
     """Return the route; where it is ``guarded``, it is for admins' tokens."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Numbers(read, observer))
+    if sys.platform == "linux":
+        # CPU, memory and descriptors of the process, from /proc.
+        ProcessCollector(namespace="bridge", registry=registry)
     routes = APIRouter(tags=["health"], dependencies=[Depends(admin)] if guarded else [])
 
     @routes.get("/metrics", summary="Counts and states for Prometheus", response_class=Response)

@@ -24,12 +24,16 @@ class FrameParser(Protocol):
 
 
 class Parsers:
-    """Lends frame parsers; ``max_size`` is the hard cap of a message in bytes."""
+    """Lends frame parsers to connections, and counts those; ``max_size`` is the hard cap of a
+    message in bytes.
+    """
 
     def __init__(self, max_size: int, spare: int = 16) -> None:
         self._max_size: Final = max_size
         self._most_spare: Final = spare
         self._spare: Final[list[FrameParser]] = []
+        self.sockets = 0
+        """Connections that are not closed yet."""
 
     def take(self) -> FrameParser:
         """Return a parser that has read nothing of the frame to come."""

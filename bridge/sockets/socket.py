@@ -89,6 +89,7 @@ class Socket(asyncio.Protocol):
         self._held = False
         self._rest: bytes | None = None
         self._lost = False
+        parsers.sockets += 1
         self._timer: asyncio.TimerHandle | None = None
         self._when_lost: Callable[[], None] | None = None
         self.paused = False
@@ -371,6 +372,8 @@ class Socket(asyncio.Protocol):
             self._timer = self._loop.call_later(QUIET, self._on_time)
 
     def _lose(self) -> None:
+        if not self._lost:
+            self._parsers.sockets -= 1
         self._closing = self._lost = True
         self._answer = b""
         self._end_parser()

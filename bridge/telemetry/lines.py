@@ -56,10 +56,11 @@ class Tally(dict[Any, int]):
 class _Kind:
     """How much of one kind was written, and what was not."""
 
-    __slots__ = ("allowance", "at", "blocks", "level", "missed", "sample", "since")
+    __slots__ = ("at", "blocks", "left", "level", "missed", "sample", "since")
 
-    def __init__(self, rate: float, now: float) -> None:
-        self.allowance = rate
+    def __init__(self, rate: int, now: float) -> None:
+        self.left = rate
+        """Lines that may still be written in the second that began ``at``."""
         self.at = now
         self.level = logging.INFO
         self.missed = 0
@@ -100,10 +101,10 @@ class Lines:
         known = self._kinds.get((message, kind))
         if known is None:
             known = self._new(message, kind, now)
-        known.allowance = min(self._rate, known.allowance + (now - known.at) * self._rate)
-        known.at = now
-        if known.allowance >= 1:
-            known.allowance -= 1
+        if now >= known.at + 1:
+            known.left, known.at = self._rate, now
+        if known.left:
+            known.left -= 1
             self._log.log(level, message, extra=fields())
             return
         if not known.missed:

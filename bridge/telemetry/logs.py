@@ -16,6 +16,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final, Literal
 
+from bridge.telemetry.floods import Floods
+
 REDACTED: Final = "[redacted]"
 
 # In the order of their use: what is longer goes first.
@@ -188,8 +190,11 @@ class _NoPaths(logging.Filter):
 def configure(
     level: Literal["debug", "info", "warning", "error"] = "info",
     format: Literal["text", "json"] = "text",  # noqa: A002  # as the setting is called
+    rate: int = 10,
 ) -> None:
     """Send all logs to stderr from this level on. May be called again: the last call counts.
+
+    ``rate`` is how often a second one line may be written.
 
     uvicorn's access log is off. What uvicorn and ``websockets`` would say of a request's path or
     headers, the latter at the level ``debug``, is never said.
@@ -199,6 +204,7 @@ def configure(
         root.removeHandler(earlier)
     handler = Handler(sys.stderr)
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.addFilter(Floods(rate))
     root.addHandler(handler)
     threshold = logging.getLevelNamesMapping()[level.upper()]
     root.setLevel(threshold)

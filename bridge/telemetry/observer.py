@@ -20,8 +20,10 @@ from typing import Any, Final, Protocol
 from bridge.identity.origins import Network, client_address
 from bridge.telemetry.lines import OTHER, Lines, Tally, cut
 from schemas.codes import CLOSE_CODES, SLOW_CONSUMER, ErrorCode
+from schemas.commands import CLIENT_MESSAGE_TYPES
 
 log = logging.getLogger("bridge.clients")
+admins = logging.getLogger("bridge.admin")
 
 FROM_PEERS: Final = frozenset({1000, 1001, 1002, 1005, 1006, 1007, 1009, 1011})
 """Codes of a client's close that are counted apart; it may send any other."""
@@ -86,7 +88,7 @@ class Observer:
         """Connections that got ``connection.established``."""
         self.stalls = 0
         """Times that a connection could not be written to."""
-        self.closed: Final = Tally((OTHER, OTHER))
+        self.closed: Final[dict[tuple[str, str], int]] = {}
         """Connections that ended, by close code and who closed: ``bridge`` or ``client``."""
         self.refused: Final = Tally(("0", OTHER))
         """Handshakes refused, by HTTP status and reason."""
@@ -94,7 +96,7 @@ class Observer:
         """Tokens refused, wherever they came, by reason."""
         self.errors: Final = Tally()
         """Errors that answered a message, by code."""
-        self.messages: Final = Tally()
+        self.messages: Final = dict.fromkeys(sorted(CLIENT_MESSAGE_TYPES), 0)
         """Messages of clients that could be read, by type."""
         self.commands: Final = Tally((OTHER, OTHER))
         """Commands by type and outcome: ``accepted``, or an error code."""
@@ -142,13 +144,13 @@ class Observer:
                 "address": client.address,
                 "total_connections": total,
             },
-            kind=f"{told} {by}",
+            kind=told,
             address=client.address,
         )
 
     def _count_close(self, code: int, by: str) -> str:
         told = str(code) if code in (CLOSE_CODES if by == "bridge" else FROM_PEERS) else OTHER
-        self.closed.add((told, by))
+        self.closed[told, by] = self.closed.get((told, by), 0) + 1
         return told
 
     def stalled(self, client: Client) -> None:
@@ -233,7 +235,7 @@ class Observer:
 
     def received(self, client: Client, message_type: str) -> None:
         """A message of a known type could be read."""
-        self.messages.add(message_type)
+        self.messages[message_type] = self.messages.get(message_type, 0) + 1
         if message_type == "heartbeat":
             self.lines.say(logging.DEBUG, Line.HEARTBEAT, lambda: _who(client))
 
@@ -287,7 +289,7 @@ class Observer:
     def administrator(self, action: str, admin: str, address: str, **what: Any) -> None:
         """An administrator did something: always a line of its own."""
         self.actions.add(action)
-        log.info(
+        admins.info(
             Line.ADMINISTRATOR,
             extra={"action": action, "user_id": admin, "address": address, **what},
         )

@@ -11,6 +11,7 @@ import pytest
 
 from bridge.telemetry.observer import Line
 from tests.support.bridge import BridgeProcess, StartBridge
+from tests.support.bus import Bus, to_user
 from tests.support.clients import Clients, http, mint, new_user
 
 SECRETS = "another-secret-of-more-than-32-bytes-00"
@@ -148,3 +149,35 @@ async def test_a_storm_leaves_few_lines(start_bridge: StartBridge) -> None:
     assert len(written) + len(summed) < 40
     assert len(written) + sum(each["count"] for each in summed) == 100
     assert summed[0]["addresses"] == {"127.0.0.1": summed[0]["count"]}
+
+
+async def test_a_client_that_does_not_read(start_bridge: StartBridge) -> None:
+    """Its stall is counted, its close is a warning with 4002, and until it has gone it is told as
+    a connection on its way out.
+    """
+    bridge = start_bridge(
+        BRIDGE_LOG_FORMAT="json", BRIDGE_LOG_LEVEL="info", BRIDGE_STALL_TIMEOUT="0.5"
+    )
+    admin = mint("admin", role="admin")
+    user = new_user()
+    async with Clients(bridge.url) as clients, Bus(bridge) as bus, http(bridge.url, admin) as api:
+        client = await clients.join(user)
+        client.socket.transport.pause_reading()
+
+        async def number(name: str) -> float:
+            text = (await api.get("/metrics")).text
+            [found] = re.findall(rf"^bridge_{re.escape(name)} (\S+)$", text, re.MULTILINE)
+            return float(found)
+
+        while not await number("stalls_total"):
+            data = {"upload_id": "u", "result": {"x": "x" * 50_000}}
+            for _ in range(50):
+                await bus.publish(to_user(user, "upload.completed", "u"), data=data)
+        line = await wait_line(bridge, Line.CLOSED, user_id=user)
+        assert (line["level"], line["code"], line["by"]) == ("warning", 4002, "bridge")
+        assert await number("connections_closing") == 1
+        assert await number('connections_closed_total{by="bridge",code="4002"}') == 1
+        client.socket.transport.abort()
+        async with asyncio.timeout(10):
+            while await number("connections_closing"):
+                pass  # asking takes a while
