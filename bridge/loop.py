@@ -224,23 +224,3 @@ class FairLoop(asyncio.SelectorEventLoop):
         secured = make(self, protocol, sslcontext, waiter, server_side, server_hostname, **timeouts)
         self._make_socket_transport(rawsock, secured, extra=extra, server=server)
         return secured._app_transport
-
-    async def _accept_connection2(
-        self,
-        protocol_factory: Callable[[], asyncio.Protocol],
-        conn: socket.socket,
-        extra: dict[str, Any],
-        sslcontext: Any = None,
-        server: Any = None,
-        *timeouts: float,
-    ) -> None:
-        """asyncio's own waits until the transport has begun, for no one: half of what it costs."""
-        if server is not None and not server.is_serving():
-            conn.close()  # accepted in the iteration in which the server was closed
-        elif sslcontext is None:
-            self._make_socket_transport(conn, protocol_factory(), extra=extra, server=server)
-        else:
-            slow: Any = super()
-            await slow._accept_connection2(
-                protocol_factory, conn, extra, sslcontext, server, *timeouts
-            )

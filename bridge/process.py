@@ -10,12 +10,14 @@ from collections.abc import Callable
 from bridge.app import Bridge
 from bridge.collector import Collector
 from bridge.errors import StartError
+from bridge.http.listener import raise_descriptors
 from bridge.loop import FairLoop
 from bridge.settings import BridgeSettings
 
 
 def run(settings: BridgeSettings, on_ready: Callable[[str], None]) -> None:
     """Run one bridge to its end; see :func:`serve`."""
+    raise_descriptors()
     with asyncio.Runner(loop_factory=FairLoop) as runner:
         runner.run(serve(settings, on_ready))
 

@@ -102,6 +102,13 @@ class ServerSettings(Settings):
         le=60,
         description="longest time for a request to arrive whole (seconds)",
     )
+    max_pending_per_address: int = Field(
+        512,
+        alias="BRIDGE_MAX_PENDING_PER_ADDRESS",
+        ge=1,
+        description="connections of one address (IPv6: of one /64) that are no WebSockets, or "
+        "nobody's yet; over it the oldest goes",
+    )
     drain_seconds: float = Field(
         10.0,
         alias="BRIDGE_DRAIN_SECONDS",

@@ -8,9 +8,15 @@ socket sends to the kernel itself.
 from __future__ import annotations
 
 import asyncio
+import socket
+import ssl
 from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
+from asyncio.sslproto import AppProtocolState, SSLProtocol
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Final, Protocol
+
+READ: Final = 16 * 1024
+"""Most bytes that are read of a peer at a time; a TLS record is as long."""
 
 
 class Sender(Protocol):
@@ -70,6 +76,45 @@ class Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed doe
         self._read_ready_cb = None
 
 
+class PeerTransport(Transport):
+    """One of a peer that came to the port: few bytes are read at a time.
+
+    What is read in one go is kept by whoever has to wait before it can use it, and asyncio's
+    256 KiB are asked of the allocator for each read.
+    """
+
+    max_size = READ
+
+
+class SecuredByPeer(SSLProtocol):
+    """asyncio's TLS for a peer that came to the port, with little memory, and none left behind.
+
+    asyncio's has a buffer of 256 KiB for each connection, and what failed in a handshake holds
+    itself by its traceback, and with it everything of the connection.
+    """
+
+    max_size = READ
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        asyncios: Any = self
+        asyncios._set_read_buffer_limits(high=2 * READ)
+
+    def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
+        super()._on_handshake_complete(handshake_exc)
+        if handshake_exc is not None:
+            handshake_exc.__traceback__ = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Tell the protocol also when the handshake did not come to an end."""
+        asyncios: Any = self
+        protocol = asyncios._app_protocol
+        began = asyncios._app_state is not AppProtocolState.STATE_INIT
+        super().connection_lost(exc)
+        if not began:
+            protocol.never_made()
+
+
 def lend(transport: asyncio.Transport, sender: Sender | None) -> None:
     """Let somebody send past a transport, where it can be: not where what is sent is encrypted."""
     if isinstance(transport, Transport):
@@ -81,3 +126,33 @@ def unsent(transport: asyncio.Transport) -> int:
     size = transport.get_write_buffer_size()
     inner = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
     return size if inner is None else size + int(inner.get_write_buffer_size())
+
+
+def accepted(
+    loop: asyncio.AbstractEventLoop,
+    sock: socket.socket,
+    peer: Any,
+    protocol: asyncio.Protocol,
+    tls: ssl.SSLContext | None,
+    timeouts: tuple[float, float],
+) -> asyncio.Transport:
+    """Begin the transport of a peer that was accepted, as asyncio does, but without a task for it.
+
+    ``timeouts`` are the seconds for the handshake of TLS and for its end. Where a handshake fails,
+    ``protocol.never_made()`` is called.
+    """
+    extra = {"peername": peer}
+    if tls is None:
+        return PeerTransport(loop, sock, protocol, None, extra)
+    secured = SecuredByPeer(
+        loop,
+        protocol,
+        tls,
+        None,
+        server_side=True,
+        ssl_handshake_timeout=timeouts[0],
+        ssl_shutdown_timeout=timeouts[1],
+    )
+    PeerTransport(loop, sock, secured, None, extra)
+    transport: asyncio.Transport = secured._app_transport
+    return transport

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI, Request, status
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.http.callers import Check
 from bridge.http.docs import SCHEMA, add_docs
 from bridge.http.hosts import AllowedHosts
-from bridge.http.paths import EncodedIds
+from bridge.http.paths import EncodedIds, routed_path
 from bridge.telemetry.observer import Observer
 
 
@@ -58,6 +59,13 @@ def make_api(
     if allowed_hosts:
         api.add_middleware(AllowedHosts, allowed=allowed_hosts)
     api.add_exception_handler(RequestValidationError, refuse_request)
+    routers = tuple(routers)
+    api.state.with_body = [
+        route
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and route.body_field is not None
+    ]
     for router in routers:
         api.include_router(router)
     if docs:
@@ -83,6 +91,15 @@ class CountedAnswers:
             await send(message)
 
         await self._app(scope, receive, counted)
+
+
+def takes_body(api: FastAPI, scope: Mapping[str, Any]) -> bool:
+    """Whether a request (its ASGI scope) has a route that takes a body."""
+    path = routed_path(scope)
+    return any(
+        scope["method"] in route.methods and route.path_regex.match(path)
+        for route in api.state.with_body
+    )
 
 
 async def websocket_only() -> JSONResponse:

@@ -6,7 +6,8 @@ of the path's own. Where ids stand, the path is routed as it was sent, and each 
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 from urllib.parse import unquote
 
 from fastapi import Path
@@ -16,6 +17,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 WITH_IDS: Final = (b"/ws/users/", b"/ws/connections/")
 
 
+def routed_path(scope: Mapping[str, Any]) -> str:
+    """Return the path by which a request is routed."""
+    raw = scope.get("raw_path")
+    if raw is not None and raw.startswith(WITH_IDS):
+        return str(raw, "latin-1")
+    path: str = scope["path"]
+    return path
+
+
 class EncodedIds:
     """The middleware."""
 
@@ -23,9 +33,8 @@ class EncodedIds:
         self._app: Final = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raw = scope.get("raw_path")
-        if raw is not None and raw.startswith(WITH_IDS):
-            scope = {**scope, "path": raw.decode("latin-1")}
+        if "path" in scope:
+            scope = {**scope, "path": routed_path(scope)}
         await self._app(scope, receive, send)
 
 

@@ -6,20 +6,27 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
 
 from bridge.errors import StartError
+from bridge.http.api import takes_body
+from bridge.http.listener import Listener
+from bridge.http.protocol import Edge, HttpConnection
+from bridge.identity.origins import counted_address
 from bridge.settings import ServerSettings
-from bridge.sockets.listener import bounded_http
+from bridge.sockets.pending import Pending
 from bridge.sockets.upgrade import Upgrades
 
-BACKLOG: Final = 2048
-"""Connections that the kernel completes while the loop is busy."""
-ACCEPTS: Final = 4
-"""Connections that one loop iteration accepts: a storm of them must not hold up deliveries."""
+MAX_PENDING: Final = 4096
+"""Connections that are no WebSockets (yet), of one process."""
+MAX_HELD: Final = 64 * 1024 * 1024
+"""Bytes that are kept for all of them."""
+MAX_HELD_PER_ADDRESS: Final = 8 * 1024 * 1024
+"""Bytes that are kept for those of one address."""
 GRACE: Final = 2
 """Seconds that requests under way have at the stop."""
 
@@ -35,17 +42,35 @@ class HttpServer:
         place: tuple[str, int],
         *,
         max_body: int,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         """``place`` is the address and port to listen on; without ``upgrades`` there is no
         WebSocket there. Loads certificates; raises :class:`StartError` for one of no use.
+
+        ``max_body`` is for requests that take a body, in bytes. ``make_room`` ends a connection of
+        others that can go, if there is any, where descriptors run out.
         """
         self._settings: Final = settings
         self._place: Final = place
+        self._others_make_room: Final = make_room
+        self.pending: Final = Pending(
+            per_address=settings.max_pending_per_address,
+            most=MAX_PENDING,
+            held_per_address=MAX_HELD_PER_ADDRESS,
+            most_held=MAX_HELD,
+        )
+        networks = settings.proxy_networks
+        self._edge: Final = Edge(
+            settings.handshake_timeout,
+            lambda scope: max_body if takes_body(api, scope) else 0,
+            self.pending,
+            lambda peer, forwarded: counted_address(peer, forwarded, networks),
+        )
         # What uvicorn warns of is a peer's mistake, and was answered.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         config = uvicorn.Config(
             api,
-            http=bounded_http(settings.handshake_timeout, max_body),
+            http=HttpConnection,
             # Called like the class that it stands for.
             ws="none" if upgrades is None else upgrades,  # type: ignore[arg-type]
             lifespan="off",
@@ -63,6 +88,7 @@ class HttpServer:
             raise StartError(f"BRIDGE_TLS_CERT or BRIDGE_TLS_KEY: {problem}") from problem
         self._server: Final = uvicorn.Server(config)
         self._serving: asyncio.Task[None] | None = None
+        self._listener: Listener | None = None
 
     def bind(self) -> socket.socket:
         """Take the port without listening yet; raises :class:`StartError`."""
@@ -84,32 +110,28 @@ class HttpServer:
         return listener
 
     async def start(self, listener: socket.socket) -> str:
-        """Listen; returns the base URL. As uvicorn does it, but with a deadline for TLS handshakes
-        and few accepts at a time.
+        """Listen; returns the base URL. What uvicorn does at its start, but with a listener of our
+        own.
         """
         server, config = self._server, self._server.config
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[])
 
-        def connection() -> asyncio.Protocol:
-            return config.http_protocol_class(
-                config=config,  # type: ignore[call-arg]  # uvicorn's own protocols take these
+        self._listener = Listener(
+            listener,
+            lambda: HttpConnection(
+                self._edge,
+                config=config,
                 server_state=server.server_state,
                 app_state=server.lifespan.state,
-            )
-
-        loop = asyncio.get_running_loop()
-        made = await loop.create_server(
-            connection,
-            sock=listener,
-            ssl=config.ssl,
-            backlog=ACCEPTS,
-            ssl_handshake_timeout=self._settings.handshake_timeout if config.ssl else None,
+            ),
+            self.pending,
+            self._make_room,
+            config.ssl,
+            self._settings.handshake_timeout,
         )
-        # asyncio accepts as many at a time as the backlog it is given; the kernel holds more.
-        listener.listen(BACKLOG)
-        server.servers.append(made)
-        self._serving = loop.create_task(server.main_loop())
+        self._listener.start()
+        self._serving = asyncio.get_running_loop().create_task(server.main_loop())
         host, port = listener.getsockname()[:2]
         scheme = "https" if config.ssl else "http"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -118,6 +140,12 @@ class HttpServer:
         """Listen no more, and end what is under way; safe when it was never started."""
         if self._serving is None:
             return
+        assert self._listener is not None
+        self._listener.stop()
         self._server.should_exit = True
         await self._server.shutdown()
         await self._serving
+        self.pending.clear()  # handshakes of TLS, which uvicorn does not know of
+
+    def _make_room(self) -> bool:
+        return self._others_make_room() or self.pending.make_room()

@@ -109,6 +109,25 @@ def client_address(peer: str, forwarded_for: str | None, networks: Iterable[Netw
     return str(address)
 
 
+def counted_address(
+    peer: str, forwarded_for: str | None, networks: tuple[Network, ...]
+) -> str | None:
+    """Return what a connection is counted under; None for a trusted proxy that speaks for nobody.
+
+    A proxy's connections are those of many, so they count under whom it forwards for.
+    """
+    if not networks:
+        return address_block(peer)
+    found = client_address(peer, forwarded_for, networks)
+    return None if _is_trusted(found, networks) else address_block(found)
+
+
+@lru_cache(maxsize=1024)
+def _is_trusted(address: str, networks: tuple[Network, ...]) -> bool:
+    parsed = _address(address)
+    return parsed is not None and any(parsed in network for network in networks)
+
+
 def _address(text: str) -> Address | None:
     """Read ``192.0.2.1``, ``2001:db8::1``, and the forms with a port that some proxies write."""
     text = text.strip()

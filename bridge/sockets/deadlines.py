@@ -27,6 +27,9 @@ class Deadlines:
         if self._timer is None:
             self._timer = loop.call_later(self._seconds, self._look, loop)
 
+    def __contains__(self, who: Any) -> bool:
+        return who in self._ends
+
     def end(self, who: Any) -> None:
         """It is done, or over."""
         self._ends.pop(who, None)

@@ -9,11 +9,13 @@ import asyncio
 import gc
 import json
 import random
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import GeneratorType
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -124,6 +126,17 @@ def _send_too_much(url: str, user: str, cursor: str) -> None:
         peer.drain()
 
 
+def _break_the_handshake(url: str, user: str, cursor: str) -> None:
+    place = urlsplit(url)
+    for garbage in (
+        b"",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ):
+        with socket.create_connection((place.hostname, place.port), 10) as half:
+            half.sendall(garbage)
+
+
 def _ask_over_http(url: str, user: str, cursor: str) -> None:
     for path in ("/healthz", "/ws/stats", "/nowhere"):
         with Peer(url, path) as peer:
@@ -178,6 +191,7 @@ def kept() -> Iterator[Callable[[], Counter[str]]]:
         _cut_amid_a_request,
         _cut_before_the_answer,
         _send_too_much,
+        _break_the_handshake,
     ],
 )
 def test_nothing_is_left_to_the_collector(

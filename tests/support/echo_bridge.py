@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
-
-import uvicorn
 
 from bridge.delivery.frames import text_frame
-from bridge.sockets.listener import bounded_http
 from bridge.sockets.parsers import Parsers
 from bridge.sockets.socket import Socket
 from bridge.sockets.upgrade import Admitted, Handshake, Upgrades
+from tests.support.port import serving
 
 MAX_SIZE = 64 * 1024 * 1024
 
@@ -56,24 +53,10 @@ async def app(scope: object, receive: object, send: object) -> None:
 
 async def main() -> None:
     stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        http=bounded_http(10.0, 1024),
-        ws=Upgrades(admit, Parsers(MAX_SIZE)),  # type: ignore[arg-type]
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listener])
-    print(f"echo ready on ws://127.0.0.1:{listener.getsockname()[1]}", flush=True)  # noqa: T201  # tests wait for it
-    await stop.wait()
-    await server.shutdown()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    async with serving(app, upgrades=Upgrades(admit, Parsers(MAX_SIZE))) as port:
+        print(f"echo ready on ws://127.0.0.1:{port}", flush=True)  # noqa: T201  # tests wait for it
+        await stop.wait()
 
 
 asyncio.run(main())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import selectors
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -277,61 +275,3 @@ def test_the_preferred_does_not_wait_for_the_end_of_an_iteration() -> None:
         order = runner.run(main(loop))
     assert order.index("read") <= 3
     assert order.count("work") == CROWD
-
-
-def test_accepting_costs_no_future() -> None:
-    """Nobody waits until a connection has begun, and its protocol has it all the same."""
-
-    class Counting(FairLoop):
-        futures = 0
-
-        def create_future(self) -> asyncio.Future[Any]:
-            Counting.futures += 1
-            return super().create_future()
-
-    class Listener(asyncio.Protocol):
-        def data_received(self, data: bytes) -> None:
-            read.append(data)
-            got.set()
-
-    read: list[bytes] = []
-    got = asyncio.Event()
-
-    async def main(loop: asyncio.AbstractEventLoop) -> int:
-        server = await loop.create_server(Listener, "127.0.0.1", 0)
-        with socket.create_connection(server.sockets[0].getsockname()) as client:
-            client.send(b"x")
-            before = Counting.futures
-            async with asyncio.timeout(5):
-                await got.wait()
-        server.close()
-        return Counting.futures - before
-
-    with asyncio.Runner(loop_factory=Counting) as runner:
-        waited = runner.run(main(runner.get_loop()))
-    assert read == [b"x"]
-    assert waited == 1, "this test's own"
-
-
-def test_a_connection_that_comes_as_the_server_closes_is_nobodys(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """It was accepted, and what was to begin it runs after the close: it ends without a word."""
-
-    async def main(loop: asyncio.AbstractEventLoop) -> bytes:
-        server = await loop.create_server(asyncio.Protocol, "127.0.0.1", 0)
-        clients = [socket.create_connection(server.sockets[0].getsockname()) for _ in range(3)]
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)  # the listener is read, and what follows from it is to come
-        server.close()
-        left = b""
-        for client in clients:
-            client.setblocking(False)
-            with client, contextlib.suppress(ConnectionError):
-                async with asyncio.timeout(5):
-                    left += await loop.sock_recv(client, 1)
-        return left
-
-    with asyncio.Runner(loop_factory=FairLoop) as runner:
-        assert runner.run(main(runner.get_loop())) == b""
-    assert caplog.records == []

@@ -107,6 +107,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "BRIDGE_TRUSTED_PROXIES": ("10.0.0.0/8, ::1", ("10.0.0.0/8", "::1")),
     "BRIDGE_TOKEN_IN_PATH": ("false", False),
     "BRIDGE_HANDSHAKE_TIMEOUT": ("1", 1.0),
+    "BRIDGE_MAX_PENDING_PER_ADDRESS": ("9", 9),
     "BRIDGE_DRAIN_SECONDS": ("0", 0.0),
     "BRIDGE_LOG_LEVEL": ("DEBUG", "debug"),
     "BRIDGE_LOG_FORMAT": ("JSON", "json"),

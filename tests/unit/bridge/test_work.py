@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any, Final, Self
 
 import pytest
-import uvicorn
 from websockets.asyncio.client import connect
 
 from bridge.broker import ingest as ingest_module
@@ -24,12 +23,13 @@ from bridge.broker.ingest import FULL_READ
 from bridge.delivery import hub as hub_module
 from bridge.delivery.outbox import LARGE
 from bridge.loop import FairLoop
-from bridge.sockets.listener import bounded_http
 from bridge.sockets.parsers import Parsers
 from bridge.sockets.socket import Socket
 from bridge.sockets.upgrade import Admitted, Handshake, Upgrades
 from bridge.transport import Transport, lend
 from schemas.catalogue import EventType
+from tests.support.port import pending as counts
+from tests.support.port import serving
 from tests.support.way_down import STREAM, WayDown, Work, work_of
 
 EVENTS: Final = 200
@@ -455,34 +455,20 @@ async def test_an_upgraded_connection_keeps_only_its_socket() -> None:
     def admit(_: Handshake) -> Admitted:
         return Admitted(take)
 
-    config = uvicorn.Config(
-        nothing,
-        host="127.0.0.1",
-        port=0,
-        http=bounded_http(5, 1000),
-        ws=Upgrades(admit, Parsers(1000)),  # type: ignore[arg-type]
-        lifespan="off",
-        log_config=None,
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup()
-    port = server.servers[0].sockets[0].getsockname()[1]
+    upgrades = Upgrades(admit, Parsers(1000))
+    pending = counts()
     clients = []
-    try:
-        first = await connect(f"ws://127.0.0.1:{port}/ws")
-        clients.append(first)
-        client_tasks = len(asyncio.all_tasks()) - 1  # what one client takes, and this test
-        clients += [await connect(f"ws://127.0.0.1:{port}/ws") for _ in range(9)]
-        await clients[-1].ping()
-        assert len(taken) == 10
-        assert len(asyncio.all_tasks()) - 1 <= 10 * client_tasks
-        assert not server.server_state.connections
-        assert not server.server_state.tasks
-        assert {type(each._transport.get_protocol()) for each in taken} == {Socket}
-    finally:
-        for client in clients:
-            await client.close()
-        server.servers[0].close()
-        await server.servers[0].wait_closed()
+    async with serving(nothing, upgrades=upgrades, counts=pending) as port:
+        try:
+            first = await connect(f"ws://127.0.0.1:{port}/ws")
+            clients.append(first)
+            client_tasks = len(asyncio.all_tasks()) - 1  # what one client takes, and this test
+            clients += [await connect(f"ws://127.0.0.1:{port}/ws") for _ in range(9)]
+            await clients[-1].ping()
+            assert len(taken) == 10
+            assert len(asyncio.all_tasks()) - 1 <= 10 * client_tasks
+            assert not pending
+            assert {type(each._transport.get_protocol()) for each in taken} == {Socket}
+        finally:
+            for client in clients:
+                await client.close()

@@ -1,19 +1,18 @@
-"""The listener's bounds, against a real uvicorn: a request that is slow, or too large."""
+"""The bounds of a connection before its upgrade: requests that are slow, too large, or odd."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
-import uvicorn
 
-from bridge.sockets.listener import MAX_HEADER_BYTES, bounded_http
+from bridge.http.protocol import MAX_FRAMING
+from tests.support import port
+from tests.support.port import MAX_BODY
 
-MAX_BODY = 2000
 Scope = dict[str, Any]
 
 
@@ -46,30 +45,15 @@ class App:
 
 @contextlib.asynccontextmanager
 async def serving(timeout: float, *, early: bool = False) -> AsyncIterator[tuple[int, App]]:
-    """Run uvicorn with the bounded protocol on a free port."""
+    """Listen on a free port, before an application that answers with the size of what it got."""
     app = App(early=early)
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]  # uvicorn's own types of ASGI
-        http=bounded_http(timeout, MAX_BODY),
-        lifespan="off",
-        access_log=False,
-        log_config=None,
-    )
-    config.load()
-    server = uvicorn.Server(config)
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[listener])
-    try:
-        yield listener.getsockname()[1], app
-    finally:
-        server.should_exit = True
-        await server.shutdown()
+    async with port.serving(app, timeout=timeout) as number:
+        yield number, app
 
 
-async def exchange(port: int, *pieces: bytes) -> bytes:
+async def exchange(number: int, *pieces: bytes) -> bytes:
     """Send a request in these pieces and return all that comes until the server closes."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", number)
     answer = b""
     try:
         for piece in pieces:
@@ -102,8 +86,8 @@ def post(size: int, *, sent: int | None = None) -> bytes:
 )
 async def test_a_request_that_does_not_become_whole_is_408(piece: bytes) -> None:
     """Headers or body: after the time allowed the connection is told so, and closed."""
-    async with serving(timeout=0.1) as (port, app):
-        answer = await exchange(port, piece)
+    async with serving(timeout=0.1) as (number, app):
+        answer = await exchange(number, piece)
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
     assert b"Connection: close" in answer
     assert app.bodies == []
@@ -111,29 +95,29 @@ async def test_a_request_that_does_not_become_whole_is_408(piece: bytes) -> None
 
 async def test_headers_have_a_bound() -> None:
     """More bytes of headers than anybody needs: 431, before they are whole."""
-    async with serving(timeout=5) as (port, _):
+    async with serving(timeout=5) as (number, _):
         big = b"GET / HTTP/1.1\r\nHost: a\r\nX: "
-        answer = await exchange(port, big + b"x" * (MAX_HEADER_BYTES + MAX_BODY + 10))
+        answer = await exchange(number, big + b"x" * (2 * MAX_FRAMING))
         assert answer.startswith(b"HTTP/1.1 431 ")
         token = b"x" * 8192
-        assert (await exchange(port, big + token + b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        assert (await exchange(number, big + token + b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_body_has_a_bound() -> None:
     """The largest body passes; one byte more is 413, announced or in chunks."""
-    async with serving(timeout=5) as (port, app):
-        assert (await exchange(port, post(MAX_BODY))).startswith(b"HTTP/1.1 200 ")
-        assert (await exchange(port, post(MAX_BODY + 1))).startswith(b"HTTP/1.1 413 ")
+    async with serving(timeout=5) as (number, app):
+        assert (await exchange(number, post(MAX_BODY))).startswith(b"HTTP/1.1 200 ")
+        assert (await exchange(number, post(MAX_BODY + 1))).startswith(b"HTTP/1.1 413 ")
         chunks = b"%x\r\n%b\r\n" % (500, b"x" * 500)
         head = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
-        assert (await exchange(port, head, *[chunks] * 5)).startswith(b"HTTP/1.1 413 ")
+        assert (await exchange(number, head, *[chunks] * 5)).startswith(b"HTTP/1.1 413 ")
     assert app.bodies == [MAX_BODY]
 
 
 async def test_the_time_is_for_each_request() -> None:
     """A connection that is kept alive has its bounds anew for every request."""
-    async with serving(timeout=0.2) as (port, app):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with serving(timeout=0.2) as (number, app):
+        reader, writer = await asyncio.open_connection("127.0.0.1", number)
         for _ in range(3):
             writer.write(post(MAX_BODY))
             async with asyncio.timeout(5):
@@ -150,8 +134,8 @@ async def test_the_time_is_for_each_request() -> None:
 
 async def test_an_answer_does_not_end_the_next_requests_time() -> None:
     """A request that began while the one before was answered has to become whole in time, too."""
-    async with serving(timeout=0.2) as (port, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with serving(timeout=0.2) as (number, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", number)
         writer.write(post(10) + b"GET / HT")
         async with asyncio.timeout(5):
             assert (await reader.readuntil(b"\r\n\r\n10")).startswith(b"HTTP/1.1 200 ")
@@ -163,8 +147,8 @@ async def test_an_answer_does_not_end_the_next_requests_time() -> None:
 
 async def test_an_early_answer_does_not_end_the_bodys_time() -> None:
     """Who was answered before its body came, and sends it for ever, is cut without another word."""
-    async with serving(timeout=0.2, early=True) as (port, _):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    async with serving(timeout=0.2, early=True) as (number, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", number)
         writer.write(post(1000, sent=10))
         async with asyncio.timeout(5):
             assert (await reader.readuntil(b"\r\n\r\n0")).startswith(b"HTTP/1.1 200 ")
