@@ -339,6 +339,8 @@ class Bridge:
         return metrics.Reading(
             connections=len(self._registry),
             closing=max(0, self._parsers.sockets - len(self._registry)),
+            pending=self._server.pending,
+            evicted=self._server.evicted,
             events=counts.events,
             deliveries=counts.deliveries,
             rejected=counts.rejected,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from bridge.app import Bridge
 from bridge.collector import Collector
 from bridge.errors import StartError
-from bridge.http.listener import raise_descriptors
+from bridge.http.acceptor import raise_descriptors
 from bridge.loop import FairLoop
 from bridge.settings import BridgeSettings
 

@@ -98,5 +98,15 @@ class Listeners:
         await asyncio.gather(*(server.stop() for server in self._servers))
 
     @property
+    def pending(self) -> int:
+        """Connections that are no WebSockets (yet)."""
+        return sum(len(server.pending) for server in self._servers)
+
+    @property
+    def evicted(self) -> int:
+        """How many of them had to make room for others so far."""
+        return sum(server.pending.evicted for server in self._servers)
+
+    @property
     def _servers(self) -> list[HttpServer]:
         return [self._public] if self._internal is None else [self._public, self._internal]

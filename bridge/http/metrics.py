@@ -28,6 +28,10 @@ class Reading:
     connections: int
     closing: int
     """Sockets that were told to go, or whose session is over, and that are not closed yet."""
+    pending: int
+    """Connections that are no WebSockets (yet)."""
+    evicted: int
+    """How many of them had to make room for others."""
     events: int
     deliveries: int
     rejected: dict[str, int]
@@ -61,6 +65,7 @@ class _Numbers(Collector):
         for name, told, value in (
             ("connections", "WebSocket connections", now.connections),
             ("connections_closing", "Connections on their way out", now.closing),
+            ("connections_pending", "Connections that are no WebSockets (yet)", now.pending),
             ("replays", "Connections that stored events are being sent to", now.replays),
             ("nats_up", "Whether NATS is connected", int(now.nats_up)),
             ("stream_up", "Whether events can be resumed; 0: live only", int(now.stream_up)),
@@ -75,6 +80,7 @@ class _Numbers(Collector):
         ):
             yield GaugeMetricFamily(f"bridge_{name}", told, value=value)
         for name, told, value in (
+            ("connections_evicted", "Pending ones that made room for others", now.evicted),
             ("events", "Events that came in and were in order", now.events),
             ("deliveries", "Events given to connections", now.deliveries),
             ("catch_ups", "Times that missed events were read, or given up", now.caught_up),

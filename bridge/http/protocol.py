@@ -50,6 +50,10 @@ class Edge:
         max_body: Callable[[Mapping[str, Any]], int],
         pending: Pending,
         address: Callable[[str, str | None], str | None],
+        *,
+        answer: float = ANSWER_TIMEOUT,
+        idle: float = IDLE_TIMEOUT,
+        end: float = CLOSE_TIMEOUT,
     ) -> None:
         """``timeout`` is for a request to become whole, in seconds; ``max_body`` takes its scope.
 
@@ -60,9 +64,10 @@ class Edge:
         self.pending: Final = pending
         self.address: Final = address
         self.requests: Final = Deadlines(timeout, HttpConnection.too_slow)
-        self.answers: Final = Deadlines(ANSWER_TIMEOUT, HttpConnection.abort)
-        self.idle: Final = Deadlines(IDLE_TIMEOUT, HttpConnection.hang_up)
-        self.ends: Final = Deadlines(CLOSE_TIMEOUT, HttpConnection.abort)
+        self.answers: Final = Deadlines(answer, HttpConnection.abort)
+        self.idle: Final = Deadlines(idle, HttpConnection.hang_up)
+        self.ends: Final = Deadlines(end, HttpConnection.abort)
+        self.deadlines: Final = (self.requests, self.answers, self.idle, self.ends)
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -314,8 +319,7 @@ class HttpConnection(HttpToolsProtocol):
             edge.idle.begin(self, self.loop)
 
     def _end_deadlines(self) -> None:
-        edge = self._edge
-        for each in (edge.requests, edge.answers, edge.idle, edge.ends):
+        for each in self._edge.deadlines:
             each.end(self)
 
     def too_slow(self) -> None:

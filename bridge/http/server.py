@@ -13,8 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from bridge.errors import StartError
+from bridge.http.acceptor import Acceptor
 from bridge.http.api import takes_body
-from bridge.http.listener import Listener
 from bridge.http.protocol import Edge, HttpConnection
 from bridge.identity.origins import counted_address
 from bridge.settings import ServerSettings
@@ -88,7 +88,7 @@ class HttpServer:
             raise StartError(f"BRIDGE_TLS_CERT or BRIDGE_TLS_KEY: {problem}") from problem
         self._server: Final = uvicorn.Server(config)
         self._serving: asyncio.Task[None] | None = None
-        self._listener: Listener | None = None
+        self._acceptor: Acceptor | None = None
 
     def bind(self) -> socket.socket:
         """Take the port without listening yet; raises :class:`StartError`."""
@@ -117,7 +117,7 @@ class HttpServer:
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[])
 
-        self._listener = Listener(
+        self._acceptor = Acceptor(
             listener,
             lambda: HttpConnection(
                 self._edge,
@@ -130,7 +130,7 @@ class HttpServer:
             config.ssl,
             self._settings.handshake_timeout,
         )
-        self._listener.start()
+        self._acceptor.start()
         self._serving = asyncio.get_running_loop().create_task(server.main_loop())
         host, port = listener.getsockname()[:2]
         scheme = "https" if config.ssl else "http"
@@ -140,8 +140,8 @@ class HttpServer:
         """Listen no more, and end what is under way; safe when it was never started."""
         if self._serving is None:
             return
-        assert self._listener is not None
-        self._listener.stop()
+        assert self._acceptor is not None
+        self._acceptor.stop()
         self._server.should_exit = True
         await self._server.shutdown()
         await self._serving

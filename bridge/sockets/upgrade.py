@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import urlsplit
 
 from bridge.sockets.deadlines import Deadlines
 from bridge.sockets.parsers import Parsers
@@ -133,8 +135,15 @@ def _handshake(
         name, value = raw.decode("latin-1"), text.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     peer = transport.get_extra_info("peername")
+    asked = target.decode("latin-1")
+    if not asked.startswith("/"):
+        # The absolute form, whose host takes the place of the header's (RFC 9112 §3.2.2).
+        with contextlib.suppress(ValueError):
+            parts = urlsplit(asked)
+            asked = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+            headers["host"] = parts.netloc
     return Handshake(
-        target=target.decode("latin-1"),
+        target=asked,
         headers=headers,
         peer=peer[0] if isinstance(peer, tuple) else "",
         secure=transport.get_extra_info("sslcontext") is not None,

@@ -70,5 +70,4 @@ class InsideBridge:
     async def is_alone(self) -> bool:
         """Whether no client is connected, and nothing is done for one that was."""
         bridge = self._bridge
-        connections = bridge._server._server.server_state.connections
-        return not (len(bridge._registry) or connections or bridge._turns.waiting)
+        return not (len(bridge._registry) or bridge._server.pending or bridge._turns.waiting)

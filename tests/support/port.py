@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-from bridge.http.listener import Listener
+from bridge.http.acceptor import Acceptor
 from bridge.http.protocol import Edge, HttpConnection
 from bridge.sockets.pending import Pending
 
@@ -39,9 +39,10 @@ async def serving(
     address: Callable[[str, str | None], str | None] = lambda peer, forwarded: peer,
     upgrades: Any = None,
     tls: ssl.SSLContext | None = None,
+    **deadlines: float,
 ) -> AsyncIterator[int]:
     """Listen on a free port of 127.0.0.1 while the block runs, and give its number."""
-    counts = counts or pending()
+    counts = pending() if counts is None else counts
     config = uvicorn.Config(
         app, http=HttpConnection, ws=upgrades, lifespan="off", access_log=False, log_config=None
     )
@@ -49,11 +50,11 @@ async def serving(
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     await server.startup(sockets=[])
-    edge = Edge(timeout, lambda scope: max_body, counts, address)
+    edge = Edge(timeout, lambda scope: max_body, counts, address, **deadlines)
     sock = socket.create_server(("127.0.0.1", 0))
     sock.setblocking(False)
     port: int = sock.getsockname()[1]
-    listener = Listener(
+    acceptor = Acceptor(
         sock,
         lambda: HttpConnection(edge, config=config, server_state=server.server_state, app_state={}),
         counts,
@@ -61,11 +62,11 @@ async def serving(
         tls,
         timeout,
     )
-    listener.start()
+    acceptor.start()
     try:
         yield port
     finally:
-        listener.stop()
+        acceptor.stop()
         counts.clear()
         server.should_exit = True
         await server.shutdown()

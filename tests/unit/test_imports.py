@@ -215,7 +215,7 @@ def one_importer_of(*packages: str, within: str) -> set[str]:
         ("nats.protocol", "bridge", ("bridge.broker.ingest",)),
         ("nats", "publishers", ("publishers.connection",)),
         ("websockets", "bridge", ("bridge.sockets", "bridge.commands")),
-        ("uvicorn", "bridge", ("bridge.sockets", "bridge.http.server")),
+        ("uvicorn", "bridge", ("bridge.http.protocol", "bridge.http.server")),
         ("fastapi", "bridge", ("bridge.http",)),
     ],
 )

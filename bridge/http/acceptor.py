@@ -35,7 +35,7 @@ SAY_AGAIN: Final = 60.0
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
-class Listener:
+class Acceptor:
     """Accepts on a bound socket between :meth:`start` and :meth:`stop`."""
 
     def __init__(
