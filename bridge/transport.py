@@ -100,9 +100,9 @@ class SecuredByPeer(SSLProtocol):
         asyncios: Any = self
         asyncios._set_read_buffer_limits(high=2 * READ)
 
-    def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
-        super()._on_handshake_complete(handshake_exc)
-        if handshake_exc is not None:
+    def _on_handshake_complete(self, handshake_exc: BaseException | type | None) -> None:
+        super()._on_handshake_complete(handshake_exc)  # type: ignore[arg-type]
+        if isinstance(handshake_exc, BaseException):
             handshake_exc.__traceback__ = None
 
     def connection_lost(self, exc: BaseException | None) -> None:

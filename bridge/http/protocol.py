@@ -144,16 +144,19 @@ class HttpConnection(HttpToolsProtocol):
         while at < size and not self._is_cut:
             end = min(at + PIECE, size)
             body = self._body
+            leaves = False
             try:
                 self.parser.feed_data(data[at:end] if size > PIECE else data)
             except HttpParserUpgrade as upgrade:
                 end = at + upgrade.args[0]
-                if self._should_upgrade():
-                    self._begin_upgrade(data[end:])
-                    return
-                # Another protocol than ours is offered: the request is answered as it is.
+                # Else another protocol than ours is offered: the request is answered as it is.
+                leaves = self._should_upgrade()
             except HttpParserError:
                 self._cut(HTTPStatus.BAD_REQUEST)
+                return
+            if leaves:
+                # Not while that exception is handled: it would be the context of any other.
+                self._begin_upgrade(data[end:])
                 return
             self._framing += end - at - (self._body - body)
             if self._framing > MAX_FRAMING + PIECE:

@@ -154,7 +154,7 @@ class Admission:
         except TokenError as problem:
             if over:
                 return self._over(address)
-            take = partial(self._fail, problem, intro)
+            take = partial(self._fail, _alone(problem), intro)
         else:
             take = partial(self._known, identity, intro)
         return Admitted(take, subprotocol, greets=True)
@@ -214,6 +214,12 @@ def _brought(handshake: Handshake, ticket: str | None, path_token: str) -> Broug
     if token is None and ticket is None and path_token:
         token = path_token
     return Brought(token, ticket, chosen)
+
+
+def _alone(problem: TokenError) -> TokenError:
+    """Take from an error what leads back to the frame that keeps it, which would keep itself."""
+    problem.__cause__ = problem.__context__ = None
+    return problem.with_traceback(None)
 
 
 def _bearer(header: str | None) -> str | None:

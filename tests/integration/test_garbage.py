@@ -195,7 +195,11 @@ def kept() -> Iterator[Callable[[], Counter[str]]]:
     ],
 )
 def test_nothing_is_left_to_the_collector(
-    life: Callable[[str, str, str], None], secure: bool, nats_server: NatsServer, tmp_path: Path
+    life: Callable[[str, str, str], None],
+    secure: bool,
+    nats_server: NatsServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """However clients end, what was made for them is freed with the last reference to it."""
 
@@ -226,3 +230,4 @@ def test_nothing_is_left_to_the_collector(
 
     with asyncio.Runner(loop_factory=FairLoop) as runner:
         assert runner.run(main()) == Counter()
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
