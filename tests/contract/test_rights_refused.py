@@ -24,7 +24,7 @@ STREAM_API = [
         "STREAM.MSG.DELETE.EVENTS",
         "STREAM.SNAPSHOT.EVENTS",
         "STREAM.CREATE.MINE",
-        "STREAM.DELETE.KV_tickets",
+        "STREAM.DELETE.KV_bridge_tickets",
         "CONSUMER.CREATE.EVENTS",
         "CONSUMER.DURABLE.CREATE.EVENTS.mine",
     )
@@ -52,7 +52,7 @@ BRIDGES_OWN = [
     "rejected.service.user.42.upload.progress.u1",
     "rejected.stream.user.42.review.updated.7",
     "events.probe",
-    "$KV.tickets.x",
+    "$KV.bridge_tickets.x",
     "$JS.API.STREAM.UPDATE.EVENTS",
     "$JS.API.STREAM.CREATE.EVENTS",
     "$JS.API.DIRECT.GET.EVENTS",
@@ -63,7 +63,7 @@ LOOKS = [
     "$JS.API.STREAM.NAMES",
     "$JS.API.STREAM.MSG.GET.EVENTS",
 ]
-SECRET_LOOKS = ["$JS.API.STREAM.MSG.GET.KV_tickets", "$JS.API.DIRECT.GET.KV_tickets"]
+SECRET_LOOKS = ["$JS.API.STREAM.MSG.GET.KV_bridge_tickets", "$JS.API.DIRECT.GET.KV_tickets"]
 OTHERS_INBOXES = ["_INBOX.x", "_INBOX_review-service.x", "_INBOX_operator.x"]
 
 PUBLISH = {
@@ -121,7 +121,6 @@ SUBSCRIBE = {
         "events.user.*.upload.*.*",
         "commands.>",
         "commands.review.*.*.*",
-        "commands.upload.>",
         "rejected.>",
         "rejected.*.user.*.review.*.*",
         "rejected.*.user.42.>",
@@ -132,7 +131,7 @@ SUBSCRIBE = {
         "_INBOX_review-service.>",
         "_INBOX_operator.>",
         "_R_.>",
-        "$KV.tickets.*",
+        "$KV.bridge_tickets.*",
     ],
     "bridge": [
         *EVERYTHING,
@@ -155,7 +154,7 @@ SUBSCRIBE = {
         "control.all",
         "_INBOX_bridge.>",
         "_INBOX_upload-service.>",
-        "$KV.tickets.*",
+        "$KV.bridge_tickets.*",
     ],
 }
 

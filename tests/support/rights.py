@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import pytest
+
+from schemas.envelope import new_id, timestamp
+from tests.support.bridge import BridgeProcess, finish
 from tests.support.nats_server import EmbeddedNats
 from tests.support.peers import PEERS, Login, Peer
 
@@ -56,3 +62,50 @@ class Guarded:
     def violations(self) -> list[str]:
         """What the server refused to its users."""
         return [line for line in self.log.splitlines() if "Violation" in line]
+
+
+class Deployed:
+    """Two bridges on a guarded server, as its user ``bridge``, with a stream that they make."""
+
+    def __init__(self, guarded: Guarded) -> None:
+        self.guarded: Final = guarded
+        settings = guarded.login("bridge").settings | {
+            "BRIDGE_SUBJECT_PREFIX": "",
+            "BRIDGE_STREAM": "EVENTS",
+        }
+        self.bridges: Final = [BridgeProcess(guarded.server.url, settings) for _ in range(2)]
+        try:
+            for bridge in self.bridges:
+                bridge.wait_ready()
+        except BaseException:
+            for bridge in self.bridges:
+                bridge.kill()
+            raise
+
+    def close(self) -> None:
+        """Stop the bridges, and see that the server refused them nothing."""
+        finish(self.bridges)
+        refused = [line for line in self.guarded.violations if '/user:bridge"' in line]
+        assert not refused, refused
+        for bridge in self.bridges:
+            assert "live only" not in bridge.output, bridge.output
+
+
+def event(kind: str, data: Mapping[str, Any], **fields: Any) -> str:
+    """Return an envelope as a service of any language would write it."""
+    whole = {"type": kind, "id": new_id(), "timestamp": timestamp(), "data": data, **fields}
+    return json.dumps(whole)
+
+
+@pytest.fixture(scope="module", params=CONFIGURATIONS)
+def deployed(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Deployed]:
+    """Two bridges on a server with one of the configurations, for the tests of one module."""
+    guarded = Guarded(request.param, tmp_path_factory.mktemp("nats"))
+    try:
+        deployed = Deployed(guarded)
+        yield deployed
+        deployed.close()
+    finally:
+        guarded.server.close()

@@ -26,15 +26,15 @@ class ScriptedConnection:
         self.client = self
         self.max_payload = 1000
         self.heard: dict[str, Handle] = {}
+        self.limits: list[tuple[int, int]] = []
         self.published: list[tuple[str, dict[str, Any]]] = []
 
     async def subscribe(
         self, subject: str, *, cb: Handle, pending_msgs_limit: int, pending_bytes_limit: int
     ) -> None:
         """Stand in for nats-py's."""
-        assert pending_msgs_limit <= 1_000
-        assert pending_bytes_limit <= 8 * 1024 * 1024
         self.heard[subject] = cb
+        self.limits.append((pending_msgs_limit, pending_bytes_limit))
 
     def publish(self, subject: str, payload: bytes) -> None:
         """Stand in for the bridge's own, which never waits."""
@@ -153,6 +153,11 @@ def test_an_answer_that_does_not_fit_is_not_sent() -> None:
     ask(connection, {"from": "you", "op": "much", "args": {}})
     assert [answer for _, answer in connection.published] == [{"replica": "me"}]
     assert control.ignored == {"too large an answer of much": 1}
+
+
+def test_what_waits_to_be_answered_is_bounded(connection: ScriptedConnection) -> None:
+    """nats-py keeps no more than that, of messages and of bytes, for either subject."""
+    assert connection.limits == [(1_000, 8 * 1024 * 1024)] * 2
 
 
 def test_a_flood_is_one_line_in_ten_seconds(caplog: pytest.LogCaptureFixture) -> None:
