@@ -22,6 +22,7 @@ from bridge.broker.control import Control
 from bridge.broker.history import History
 from bridge.broker.ingest import Receive
 from bridge.broker.interests import Interests
+from bridge.broker.reads import Reads
 from bridge.broker.recent import Recent
 from bridge.broker.rejects import Rejects
 from bridge.broker.streams import Stream
@@ -38,6 +39,7 @@ from bridge.identity.origins import client_address
 from bridge.identity.revocations import Revocations
 from bridge.identity.tickets import LocalTickets, Tickets
 from bridge.identity.tokens import Identity, Revoked, TokenVerifier
+from bridge.limits.budget import Budget
 from bridge.limits.rates import SlidingWindow, steady_clock
 from bridge.limits.share import Share
 from bridge.loop import FairLoop
@@ -145,6 +147,9 @@ class Bridge:
             tell=self._tell_gap,
             spawn=self._spawn,
         )
+        self._replay_budget: Final = Budget(
+            limits.replay_messages, limits.rate_limit_window, loop.time
+        )
         self._turns: Final = Turns()
         self._recent: Final = Recent(
             self._history,
@@ -191,6 +196,7 @@ class Bridge:
             topics=self._topics,
             stream=self._stream,
             history=self._history,
+            reads=Reads(self._history, self._replay_budget),
             continuity=self._continuity,
             recent=self._recent,
             turns=self._turns,
@@ -208,6 +214,7 @@ class Bridge:
             call_later=loop.call_later,
             clock=loop.time,
             can_resume=lambda: self._connection.is_up and not self._stream.problem,
+            is_away=lambda: self._stream.is_away,
             wall=self._wall,
             observer=self._observer,
         )
@@ -233,6 +240,7 @@ class Bridge:
                 self._continuity.tick,
                 self._recent.tick,
                 self._local_tickets.purge,
+                self._replay_budget.sweep,
                 lambda: self._rates.sweep(self._wall()),
                 lambda: self._ticket_rates.sweep(self._wall()),
                 self._failures.sweep,

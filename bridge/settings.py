@@ -379,6 +379,13 @@ class LimitSettings(Settings):
         ge=1,
         description="units (type and resource) that the patterns of one connection come to",
     )
+    replay_messages: int = Field(
+        100_000,
+        alias="BRIDGE_REPLAY_MESSAGES",
+        ge=1000,
+        description="stored events that are looked at for one user in the window of the rate; a "
+        "replay over it waits",
+    )
     max_errors: int = Field(
         20, alias="BRIDGE_MAX_ERRORS", ge=1, description="refused messages in a row"
     )

@@ -37,6 +37,7 @@ class Limits(_Model):
     rate_limit_window: int
     heartbeat_interval: int
     connection_timeout: int
+    replay_messages: int
     max_subscriptions: int
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -26,6 +27,9 @@ back at once.
 """
 MAX_BATCH_BYTES: Final = 1024 * 1024
 """Bytes after which nats-server ends a batch."""
+
+MAX_ASKED: Final = 512
+"""Subjects that are looked up at once; nats-server answers 1,024 at the most."""
 
 EVERYTHING: Final = ">"
 """The filter of a whole stream: nats-server reads it several times faster than the stream's own
@@ -87,11 +91,45 @@ class History:
             if not done.done():
                 done.set_exception(BrokerUnavailable("the connection to NATS is gone"))
 
-    async def read(self, subject: str, after: int, most: int) -> Batch:
-        """Return the next stored messages of a subject after a sequence.
+    async def read(
+        self, subject: str, after: int, most: int, most_bytes: int = MAX_BATCH_BYTES
+    ) -> Batch:
+        """Return the next stored messages of a subject after a sequence: so many at the most, and
+        none after those that have come to so many bytes.
 
         Raises :class:`BrokerUnavailable`.
         """
+        return await self._request(
+            {"seq": after + 1, "batch": most, "max_bytes": most_bytes, "next_by_subj": subject}
+        )
+
+    async def present(self, subjects: Sequence[str], after: int) -> set[str]:
+        """Return which of these single subjects have a message after a sequence.
+
+        nats-server looks them up without going through the stream, and answers with the newest
+        message of each, so this is to be asked before much is read for subjects that may have none.
+        Raises :class:`BrokerUnavailable`.
+        """
+        found: set[str] = set()
+        for at in range(0, len(subjects), MAX_ASKED):
+            some = list(subjects[at : at + MAX_ASKED])
+            last, pending = after, 1
+            while pending:
+                batch = await self._request(
+                    {
+                        "seq": last + 1,
+                        "batch": MAX_ASKED,
+                        "max_bytes": MAX_BATCH_BYTES,
+                        "multi_last": some,
+                    }
+                )
+                if not batch.messages:
+                    break
+                found.update(each.subject.decode() for each in batch.messages)
+                last, pending = batch.messages[-1].sequence, batch.pending
+        return found
+
+    async def _request(self, asked: dict[str, Any]) -> Batch:
         if not self._connection.is_up:
             raise BrokerUnavailable("there is no connection to NATS")
         self._next += 1
@@ -99,14 +137,7 @@ class History:
         batch = Batch()
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked[number] = (batch, done)
-        request = json.dumps(
-            {
-                "seq": after + 1,
-                "batch": most,
-                "max_bytes": MAX_BATCH_BYTES,
-                "next_by_subj": subject,
-            }
-        ).encode()
+        request = json.dumps(asked).encode()
         self._connection.write(
             b"PUB %b %b.%b %d\r\n%b\r\n"
             % (self._subject, self._inbox.encode(), number, len(request), request)

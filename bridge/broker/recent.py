@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol
 
-from bridge.broker.history import BATCH, EVERYTHING, Batch, History
+from bridge.broker.history import BATCH, EVERYTHING, MAX_BATCH_BYTES, Batch, History
 from bridge.broker.stretch import NOWHERE, Source, Stretch
 from bridge.errors import BrokerUnavailable
 
@@ -31,7 +31,9 @@ MUCH: Final = 4 * 1024 * 1024
 class Reader(Protocol):
     """Reads stored events; see :meth:`History.read`."""
 
-    async def read(self, subject: str, after: int, most: int) -> Batch: ...
+    async def read(
+        self, subject: str, after: int, most: int, most_bytes: int = MAX_BATCH_BYTES
+    ) -> Batch: ...
 
 
 class Recent:
@@ -60,18 +62,23 @@ class Recent:
         self._too_early = -1
         """What begins here, or before, does not fit in before the stretch."""
 
-    async def reader(self, identity: str, after: int, upto: int) -> Reader:
-        """Return what to read this from: what is kept, where that pays, else the stream itself.
+    async def reader(
+        self, identity: str, after: int, upto: int, worth: int = MAX_SPAN
+    ) -> Reader | None:
+        """Return what is kept of the stream to read this from; None where that does not pay, and
+        it is to be read from the stream itself.
 
-        Raises :class:`BrokerUnavailable`.
+        ``worth`` is what that costs, in messages that are read whole: what a crowd needs is read
+        for it where each has to pay no more. Raises :class:`BrokerUnavailable`.
         """
         source = (self._history.breaks, identity)
         if after >= upto or not self._has_memory:
-            return self._history
+            return None
         if self._stretch.has(source, after, upto):
             return self._stretch
-        if self._crowd() < CROWD or upto - after > MAX_SPAN:
-            return self._history
+        crowd = self._crowd()
+        if crowd < CROWD or upto - after > min(MAX_SPAN, crowd * worth):
+            return None
         async with self._lock:
             if source[0] != self._history.breaks:
                 raise BrokerUnavailable("the connection to NATS is another one")
@@ -83,7 +90,7 @@ class Recent:
                     self._stretch = Stretch(self._root, NOWHERE, 0)
                     self._has_memory = False
             stretch = self._stretch
-        return stretch if stretch.has(source, after, upto) else self._history
+        return stretch if stretch.has(source, after, upto) else None
 
     def tick(self) -> None:
         """Let go of what nobody needs any more."""

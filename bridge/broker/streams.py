@@ -11,6 +11,8 @@ import asyncio
 import copy
 import json
 import logging
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -35,6 +37,8 @@ NOT_FOUND: Final = 10059
 
 PATIENCE: Final = 2.0
 """Seconds that NATS has to show that it has handled a request, or refuses it."""
+AWAY_AFTER: Final = 5.0
+"""Seconds that a leader has to come back: an election, or a restart."""
 REFUSED_FOR: Final = 300.0
 """Seconds until the stream is asked for again where this user may not make it. Each try is a
 violation in the server's log, and permissions change seldom."""
@@ -171,6 +175,7 @@ class Stream:
         self._holes: tuple[tuple[str, int, int], list[int]] | None = None
         self.head: Head | None = None
         """What was seen last; None before the stream was seen."""
+        self._away_since = -math.inf
         self.problem = "not looked for yet"
         """Why there is no stream to rely on, in words; empty when there is."""
 
@@ -326,7 +331,14 @@ class Stream:
             self._holes = (seen, list(state.get("deleted") or ()))
         return any(after < sequence <= upto for sequence in self._holes[1])
 
+    @property
+    def is_away(self) -> bool:
+        """Whether it has had a problem for so long that nobody is to wait for its end."""
+        return bool(self.problem) and time.monotonic() - self._away_since > AWAY_AFTER
+
     def _set(self, problem: str) -> None:
+        if not self.problem:
+            self._away_since = time.monotonic()
         if problem and problem != self.problem:
             log.warning("stream %s: %s; delivery is live only", self._name, problem)
         elif not problem and self.problem:

@@ -153,8 +153,10 @@ class Stretch:
         """Whether all of this is here."""
         return source == self.source and self.low <= after and upto <= self.high
 
-    async def read(self, subject: str, after: int, most: int) -> Batch:
-        """Return the next messages of a subject after a sequence; with a megabyte it is enough.
+    async def read(
+        self, subject: str, after: int, most: int, most_bytes: int = MAX_BATCH_BYTES
+    ) -> Batch:
+        """Return the next messages of a subject after a sequence, with so many bytes it is enough.
 
         ``pending`` is 1 where there are more. Raises :class:`BrokerUnavailable` where some may have
         been let go of.
@@ -172,7 +174,7 @@ class Stretch:
                 stored = self._get(page, sequence)
                 if stored.subject != whole and not stored.subject.startswith(whole + b"."):
                     continue  # another name with the same hash
-                if len(batch.messages) == most or size > MAX_BATCH_BYTES:
+                if len(batch.messages) == most or size > most_bytes:
                     batch.pending = 1
                     return batch
                 batch.messages.append(stored)

@@ -38,7 +38,7 @@ def greeting(session: Session, identity: Identity, reply_to: str | None) -> Conn
             limits=announced(env.limits),
             expires_at=rfc3339(identity.expires_at),
             cursor=_first_cursor(session),
-            resume=None if session.intro.after is None else {"replaying": True},
+            resume=None if session.intro.after is None else {"replaying": not env.is_away()},
         ),
         reply_to=reply_to,
     )
@@ -53,6 +53,7 @@ def announced(limits: LimitSettings) -> Limits:
         heartbeat_interval=math.ceil(limits.heartbeat_interval),
         connection_timeout=math.ceil(limits.connection_timeout),
         max_subscriptions=limits.max_subscriptions,
+        replay_messages=limits.replay_messages,
     )
 
 

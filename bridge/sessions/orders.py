@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bridge.broker.history import EVERYTHING
 from bridge.broker.recent import Reader
 from bridge.broker.streams import Head
-from bridge.sessions.positions import MAX_SUBJECTS, Key, Positions
+from bridge.sessions.positions import MAX_COUNTED, MAX_SUBJECTS, Key, Positions
+from bridge.sessions.reading import without_absent
 from schemas.codes import ResumeReason
 from schemas.cursors import Cursor
 from schemas.replies import Missing, ResumeCompleted, ResumeData
@@ -90,13 +93,14 @@ async def place(
     order: Order,
     positions: Positions,
     env: Surroundings,
+    user: str,
     head: Head,
     excluded: Mapping[Key, Collection[str]],
 ) -> None:
     """Find where an order begins, and whether the stream still holds everything from there on.
 
-    ``excluded`` has the resources that are left out of all of a type. Raises
-    :class:`BrokerUnavailable`; then it can be done again.
+    ``user`` is for whom that is read; ``excluded`` has the resources that are left out of all of a
+    type. Raises :class:`BrokerUnavailable`; then it can be done again.
     """
     order.reason = order.missing = None
     keys = order.keys or frozenset()
@@ -105,8 +109,14 @@ async def place(
         positions.put(fresh, order.begins)  # an order before this one had the others
         return
     if order.last:
-        counted = positions.to_count({key: excluded.get(key, ()) for key in keys})
-        begins, order.skip = await begin_last(env.history, *counted, order.last, head)
+        reads = env.reads.of(user, head.last)
+        counted = {key: excluded.get(key, ()) for key in keys}
+        subjects, off = positions.to_count(counted, sys.maxsize)
+        found = await without_absent(reads, dict.fromkeys((*subjects, *off), head.first - 1))
+        subjects, off = ([each for each in some if each in found] for some in (subjects, off))
+        if len(subjects) > MAX_COUNTED or len(off) > MAX_COUNTED:
+            subjects, off = positions.to_count(counted)
+        begins, order.skip = await begin_last(reads, subjects, off, order.last, head)
         positions.put(keys, begins)
         return
     if order.cursor is not None:
@@ -144,16 +154,23 @@ async def begin_last(
     async def stored(after: int) -> int:
         return await number(subjects, after) - await number(without, after)
 
+    async def newer() -> int:
+        # Mostly there is nothing, which is one question for all subjects.
+        batch = await reader.read(EVERYTHING, head.last, 1)
+        return await stored(head.last) if batch.messages else 0
+
     async def count(after: int) -> int:
         # What was stored since the look comes live. It is counted last, and so never too little:
         # rather a few events too many than one that is missing from the last so many.
-        return await stored(after) - await stored(head.last)
+        return await stored(after) - await newer()
 
+    if not subjects:
+        return head.last, 0
     least, most, step = head.first - 1, head.last, last
     after = max(least, most - step)
     found = await count(after)
     while after > least and found < last:
-        most, step = after, step * 4
+        most, step = after, step * 8
         after = max(least, after - step)
         found = await count(after)
     while found > 2 * last and most - after > 1:

@@ -22,7 +22,7 @@ DIRECT: Final[Key] = ("", "")
 MAX_SUBJECTS: Final = 12
 """Subjects that are read beside each other; with more, wider ones are read and sifted."""
 
-MAX_COUNTED: Final = 64
+MAX_COUNTED: Final = 128
 """Subjects whose events are counted one by one."""
 
 
@@ -109,8 +109,11 @@ class Positions:
 
     # What is to be read.
 
-    def to_read(self, wanted: Collection[Key]) -> dict[str, int]:
-        """Return the subjects to read for what is wanted now, and after which sequence each."""
+    def to_read(self, wanted: Collection[Key], most: int | None = MAX_SUBJECTS) -> dict[str, int]:
+        """Return the subjects to read for what is wanted now, and after which sequence each.
+
+        With more than ``most`` of them wider ones, which come to more than is wanted.
+        """
         root = self._subjects.root(Root.EVENTS)
         found: dict[str, int] = {}
         known = self._known
@@ -124,26 +127,28 @@ class Positions:
         if direct is not None:
             found[f"{root}.user.{self._user}.>"] = direct
             found[f"{root}.all.>"] = direct
-        if len(lowest) <= MAX_SUBJECTS:
+        if most is None or len(lowest) <= most:
             return found | {self._topic(*key): after for key, after in lowest.items()}
-        if len({event_type for event_type, _ in lowest}) > MAX_SUBJECTS:
+        if len({event_type for event_type, _ in lowest}) > most:
             return found | {f"{root}.topic.>": min(lowest.values())}
         for (event_type, _), after in lowest.items():
             subject = self._topic(event_type, ANY)
             found[subject] = min(after, found.get(subject, after))
         return found
 
-    def to_count(self, wanted: Mapping[Key, Collection[str]]) -> tuple[list[str], list[str]]:
+    def to_count(
+        self, wanted: Mapping[Key, Collection[str]], most: int = MAX_COUNTED
+    ) -> tuple[list[str], list[str]]:
         """Return the subjects by which to count the events of these keys, and those to count off.
 
-        ``wanted`` has what is left out of each. Of very many there are a few for all, which count
-        other resources too.
+        ``wanted`` has what is left out of each. Of more than ``most`` there are a few for all,
+        which count other resources too.
         """
         keys = set(wanted)
         without = {(name, each) for (name, _), left in wanted.items() for each in left}
-        if len(keys) > MAX_COUNTED:
+        if len(keys) > most:
             keys = {(event_type, ANY) for event_type, _ in keys}
-        if len(without) > MAX_COUNTED:
+        if len(without) > most:
             without.clear()
         audiences = (Audience.TOPIC,) if self._direct else tuple(Audience)
         counted, off = (

@@ -25,6 +25,7 @@ from bridge.delivery.hub import Recalled
 from bridge.errors import BrokerUnavailable
 from bridge.sessions.orders import Order, place
 from bridge.sessions.positions import DIRECT, Key, Positions, as_wanted
+from bridge.sessions.reading import open_merge
 from schemas import codes
 from schemas.codes import GapReason
 from schemas.cursors import Cursor
@@ -40,7 +41,9 @@ SLICE: Final = 32
 SLICE_BYTES: Final = 128 * 1024
 """Bytes of them after which no further one is written."""
 TURN: Final = 1.0
-"""Seconds after which a replay lets others go on."""
+"""Seconds after which a replay lets others go on, should there be any."""
+SHORT_TURN: Final = 0.1
+"""The same while others wait."""
 TRIES: Final = 3
 """How often reading is begun anew when the stream lets go of what is being read."""
 PATIENCE: Final = 5.0
@@ -58,6 +61,7 @@ class Replay:
         """
         assert session.identity is not None
         self._session: Final = session
+        self._user: Final = session.identity.user
         self._backlog: Final = backlog
         self.positions: Final = Positions(
             reached,
@@ -163,11 +167,15 @@ class Replay:
         gives_up, written = math.inf, -1
         while True:
             try:
+                if self._session.env.is_away():
+                    raise BrokerUnavailable(self._session.env.stream.problem)
                 return await self._pass(orders)
             except BrokerUnavailable:
                 if written != self.positions.written:
                     gives_up, written = loop.time() + PATIENCE, self.positions.written
                 elif loop.time() >= gives_up:
+                    raise
+                if self._session.env.is_away():
                     raise
                 await asyncio.sleep(0.2 + random.random() / 2)  # noqa: S311  # a jitter
 
@@ -176,10 +184,11 @@ class Replay:
         while True:
             if self._backlog.blocked:
                 await self._unblocked()
+            await self._afford()
             # Nobody waits in line to find it away, nor holds up others for its replicas.
             self._breaks = self._session.env.continuity.breaks
             known = await self._session.env.continuity.settled()
-            async with self._session.env.turns.reading:
+            async with self._session.env.turns.reading.slot(self._user):
                 through = await self._turn(orders, known)
             if through is not None:
                 return through
@@ -211,9 +220,8 @@ class Replay:
                 self._miss(orders, lowest, head.first - 1)
             lowest = self._gone = head.first - 1
         self._same_connection()
-        reader = await env.recent.reader(head.identity, lowest, head.last)
-        subjects = self.positions.to_read(self._session.wishes.keys)
-        merge = Merge(reader, subjects, head.last, lowest)
+        wanted = self._session.wishes.keys
+        merge = await open_merge(env, self._user, self.positions, wanted, head, lowest)
         for tries in range(TRIES):
             await merge.fill()
             now = await env.continuity.look()
@@ -232,23 +240,27 @@ class Replay:
             raise BrokerUnavailable("the stream was made anew meanwhile")
         self._check(orders, replace(now, last=head.last))
         self._same_connection()
+        # What passed by without being for this session is not looked at again.
+        self.positions.written = max(self.positions.written, min(merge.reached, head.last))
         return head.last if merge.is_through else None
 
     async def _write_all(self, merge: Merge, orders: list[Order]) -> None:
         """Write until all is through, the client can't take more, or the turn is over."""
-        ends = asyncio.get_running_loop().time() + TURN
+        env, time = self._session.env, asyncio.get_running_loop().time
+        began = time()
         while not merge.is_through:
             if merge.is_dry:
                 if self._unchecked is None:
                     self._unchecked = self.positions.lowest
                 await merge.fill()
-                continue
-            async with self._session.env.turns.writing:
-                self._same_connection()
-                if not self._backlog.blocked:  # since it was looked at
-                    self._write(merge, orders)
-                await asyncio.sleep(0)
-            if self._backlog.blocked or asyncio.get_running_loop().time() >= ends:
+            if not merge.is_dry:
+                async with env.turns.writing:
+                    self._same_connection()
+                    if not self._backlog.blocked:  # since it was looked at
+                        self._write(merge, orders)
+                    await asyncio.sleep(0)
+            turn = SHORT_TURN if env.turns.reading.is_wanted else TURN
+            if self._backlog.blocked or time() >= began + turn or env.reads.wait(self._user):
                 break
 
     def _write(self, merge: Merge, orders: list[Order]) -> None:
@@ -286,6 +298,15 @@ class Replay:
         if all(order.quiet for order in orders):
             self._session.tell_gap(after, upto, GapReason.RETENTION)
 
+    async def _afford(self) -> None:
+        """Wait while more was read for this user than it may have read in a while."""
+        env = self._session.env
+        if env.reads.wait(self._user):
+            env.turns.under_way.discard(self)
+            while wait := env.reads.wait(self._user):  # noqa: ASYNC110  # time alone gives it
+                await asyncio.sleep(wait)
+            env.turns.under_way.add(self)
+
     async def _unblocked(self) -> None:
         unblocked = asyncio.Event()
         self._backlog.on_unblocked = unblocked.set
@@ -303,7 +324,7 @@ class Replay:
         if keys and DIRECT not in keys:
             self._backlog.topics_at = None  # what is replayed from here on says where they are
         session = self._session
-        await place(order, self.positions, session.env, head, session.wishes.excluded)
+        await place(order, self.positions, session.env, self._user, head, session.wishes.excluded)
         self._same_connection()
         if DIRECT in keys and order.cursor is not None and order.is_begun:
             self._backlog.topics_at = order.cursor.position

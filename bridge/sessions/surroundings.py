@@ -9,6 +9,7 @@ from typing import Any
 from bridge.broker.continuity import Continuity
 from bridge.broker.history import History
 from bridge.broker.interests import Interests
+from bridge.broker.reads import Reads
 from bridge.broker.recent import Recent
 from bridge.broker.streams import Stream
 from bridge.broker.topics import Topics
@@ -40,6 +41,7 @@ class Surroundings:
     topics: Topics
     stream: Stream
     history: History
+    reads: Reads
     recent: Recent
     continuity: Continuity
     turns: Turns
@@ -66,6 +68,8 @@ class Surroundings:
     """Seconds that never go back."""
     can_resume: Callable[[], bool]
     """Whether stored events can be read now, as far as is known."""
+    is_away: Callable[[], bool]
+    """Whether they can't for so long that nobody is to wait for it."""
     wall: Callable[[], float]
     """Unix seconds that never go back, for the rate limit."""
     observer: Observer = field(default_factory=Observer)

@@ -6,6 +6,8 @@ import asyncio
 import sys
 from typing import Final, Protocol
 
+from bridge.limits.fair import FairSlots
+
 
 class Needy(Protocol):
     """A replay, as far as others go by it."""
@@ -16,10 +18,12 @@ class Needy(Protocol):
 
 
 class Turns:
-    """How many sessions read at once, and that they write one after the other."""
+    """How many sessions read at once, by turns of their users, and that they write one after the
+    other.
+    """
 
     def __init__(self, most: int = 16) -> None:
-        self.reading: Final = asyncio.Semaphore(most)
+        self.reading: Final = FairSlots(most)
         self.writing: Final = asyncio.Lock()
         self.under_way: Final[set[Needy]] = set()
         """Replays that are not through yet, but for those that wait for a slow client."""

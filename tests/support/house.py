@@ -12,12 +12,14 @@ from typing import Any, Final
 
 from bridge.broker.continuity import Continuity
 from bridge.broker.interests import Interests
+from bridge.broker.reads import Reads
 from bridge.broker.recent import Recent
 from bridge.broker.topics import Topics
 from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush
 from bridge.identity.grants import GrantPolicy
 from bridge.identity.tokens import Identity
+from bridge.limits.budget import Budget
 from bridge.limits.rates import SlidingWindow
 from bridge.limits.share import Share
 from bridge.sessions import turns
@@ -122,6 +124,10 @@ class House:
             topics=Topics(self.interests, SUBJECTS, clock=self.nats.clock, linger=LINGER),
             stream=self.stream,  # type: ignore[arg-type]
             history=self.stream,  # type: ignore[arg-type]
+            reads=Reads(
+                self.stream,  # type: ignore[arg-type]
+                Budget(limits.replay_messages, limits.rate_limit_window, clock),
+            ),
             recent=Recent(
                 self.stream,  # type: ignore[arg-type]
                 "events",
@@ -145,6 +151,7 @@ class House:
             call_later=self.turns.call_later,
             clock=clock,
             can_resume=lambda: not self.stream.problem,
+            is_away=lambda: False,
             wall=self.nats.clock,
         )
 

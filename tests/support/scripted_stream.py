@@ -7,7 +7,7 @@ Stands for both the :class:`bridge.broker.streams.Stream` and the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from bridge.broker.history import Batch, Stored
@@ -93,7 +93,20 @@ class ScriptedStream:
         inside = range(max(after + 1, self.first), upto + 1)
         return any(sequence not in self.messages for sequence in inside)
 
-    async def read(self, subject: str, after: int, most: int) -> Batch:
+    async def present(self, subjects: Sequence[str], after: int) -> set[str]:
+        """Return which of these have a message after a sequence."""
+        await self._answer()
+        return {
+            message.subject.decode()
+            for sequence, message in self.messages.items()
+            if sequence > after
+            and message.subject.decode() in subjects
+            and not self._lacks(sequence)
+        }
+
+    async def read(
+        self, subject: str, after: int, most: int, most_bytes: int = 1024 * 1024
+    ) -> Batch:
         """Return the next messages of a subject."""
         self.reads.append((subject, after))
         await self._answer()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from bridge.broker.reads import Reads
+from bridge.limits.budget import Budget
 from bridge.sessions.orders import Order, place
 from bridge.sessions.positions import DIRECT, Key, Positions
 from schemas.cursors import Cursor
@@ -28,12 +31,13 @@ def begin(
     """Find where the order of a session begins that has had everything up to a sequence."""
     wanted: tuple[Key, ...] = ()
     positions = Positions(reached, wanted, subjects=Subjects(), user="1", direct=True)
-    env: Any = SimpleNamespace(stream=stream, history=stream)
+    reads = Reads(stream, Budget(10_000, 60, time.monotonic))  # type: ignore[arg-type]
+    env: Any = SimpleNamespace(stream=stream, reads=reads)
 
     async def find() -> None:
         head = await stream.look()
         meanwhile()
-        await place(order, positions, env, head, {})
+        await place(order, positions, env, "1", head, {})
 
     asyncio.run(find())
     return positions

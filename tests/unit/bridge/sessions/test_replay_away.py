@@ -169,7 +169,7 @@ class TestAway:
 
     async def test_what_comes_live_then_does_not_come_again(self, living: House) -> None:
         """What could not be had of topics was told, and their place is not kept for it."""
-        fill(living, REVIEW, *[MINE] * 100)
+        fill(living, REVIEW, *[MINE] * 300)
         visitor = Visitor(living, person(), cursor="5f-0-2")
         when_written(visitor, b'"e40"', living.stream.go_away)
         await first_stored(visitor)
@@ -179,4 +179,4 @@ class TestAway:
         assert [each["reason"] for each in told] == ["UNAVAILABLE"] * 2
         living.store(REVIEW)
         living.come_in()
-        assert visitor.messages[-1]["cursor"] == "5f-102"
+        assert visitor.messages[-1]["cursor"] == "5f-302"
