@@ -14,7 +14,7 @@ from bridge.broker.history import EVERYTHING, MAX_BATCH_BYTES, Batch, History
 from bridge.limits.budget import Budget
 from bridge.limits.fair import FairSlots
 
-AT_ONCE: Final = 8
+AT_ONCE: Final = 4
 """Requests on their way at once: one more has to wait for all of them in nats-server."""
 
 REQUEST: Final = 32
@@ -64,9 +64,8 @@ class UserReads:
         async with self._slots.slot(self._user):
             batch = await self._history.read(subject, after, most, most_bytes)
         cost = REQUEST + len(batch.messages)
-        if subject != EVERYTHING:
-            goes_on = batch.messages and batch.pending
-            end = batch.messages[-1].sequence if goes_on else self._upto
+        if batch.messages and subject != EVERYTHING:  # what there is none of is known at once
+            end = batch.messages[-1].sequence if batch.pending else self._upto
             cost += max(0, end - after) // PASSED
             if subject.endswith(".*"):
                 cost += REQUEST_OF_TYPE
