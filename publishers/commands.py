@@ -137,7 +137,9 @@ class Commands:
     async def start(self) -> None:
         """Subscribe; returns when the broker knows.
 
-        Raises :class:`publishers.BrokerUnavailable` and :class:`publishers.NotPermitted`.
+        Raises :class:`publishers.BrokerUnavailable` and :class:`publishers.NotPermitted`. With a
+        spool the start goes on without a broker, as publishing does: commands are answered once it
+        is there, and where it refuses them the log says so.
         """
         root = self._subjects.root(Root.COMMANDS)
         try:

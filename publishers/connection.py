@@ -1,4 +1,4 @@
-"""The connection to NATS: the one place of this package that knows nats-py.
+"""The connection to NATS: with its client, the one place of this package that knows nats-py.
 
 It stays up on its own for as long as it is open, and tells what nats-py would hide: nothing is
 buffered while the broker is away, and every wait ends at the deadline that the caller gives.
@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 import nats.errors
-from nats.aio.client import Client
 
+from publishers.client import CLOSE_TIMEOUT, NEVER, NatsClient, close, options, words
 from publishers.errors import BrokerUnavailable, NotPermitted
 from publishers.outgoing import check_size
 from publishers.waiting import Requests, cancellable
-from schemas.bus import SettingsError, limit_unacknowledged, renew_inbox
+from schemas.bus import SettingsError, renew_inbox
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -36,19 +36,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("publishers")
 
-PING_INTERVAL: Final = 5
-"""Seconds between nats-py's own PINGs."""
-OUTSTANDING: Final = 2
-"""PINGs that may go without a PONG before the connection counts as dead."""
-
 MAX_UNSENT: Final = 1 << 20
 """Bytes that may wait for a slow broker before sending waits too."""
-
-CLOSE_TIMEOUT: Final = 1.0
-"""Longest wait, in seconds, for what was sent to leave and for the socket to close, together."""
-
-NEVER: Final = 3600.0
-"""A timeout for nats-py, in seconds, where this module sets the limit itself."""
 
 _LOST: Final = (nats.errors.StaleConnectionError, OSError)
 _REFUSAL: Final = re.compile(r'permissions violation for (?:publish|subscription) to "([^"]+)"')
@@ -80,56 +69,6 @@ class _Subscription:
     current: NatsSubscription | None = None
 
 
-class NatsClient(Client):
-    """A client whose ``flush`` is behind what was sent before it, and that outlives a late PONG."""
-
-    async def flush(self, timeout: int = 10) -> None:
-        """Return when the broker has done all that was sent until now, on this connection.
-
-        Raises an error of nats-py where it has not within ``timeout`` seconds.
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                # nats-py's PING overtakes what its flusher has not written yet: then this would
-                # not say that a subscription is there, nor ``drain`` that one is gone.
-                await self.written()
-                await super().flush(timeout)
-        except TimeoutError:
-            raise nats.errors.FlushTimeoutError from None
-
-    async def written(self) -> None:
-        """Return when all that was sent until now is with the system, but for some kilobytes.
-
-        Has no deadline. Raises an error of nats-py when the connection is gone.
-        """
-        flusher, queue = self._flusher_task, self._flush_queue
-        if not self.is_connected or flusher is None or queue is None:
-            raise nats.errors.StaleConnectionError
-        if not self._pending or flusher.done():  # without it nats-py writes by itself
-            return
-        written = asyncio.get_running_loop().create_future()
-        await queue.put(written)
-        await asyncio.wait({written, flusher}, return_when=asyncio.FIRST_COMPLETED)
-        if flusher.done() or flusher is not self._flusher_task:
-            raise nats.errors.StaleConnectionError
-
-    async def _process_connect_init(self) -> None:
-        # nats-py closes a dead connection before it tries another server, and closing waits for
-        # what is unsent: by default for a quarter of an hour.
-        writer = getattr(self._transport, "_io_writer", None)
-        found = None if writer is None else writer.get_extra_info("socket")
-        if found is not None:
-            with contextlib.suppress(OSError):  # it is gone again already
-                limit_unacknowledged(found, PING_INTERVAL * (OUTSTANDING + 1))
-        await super()._process_connect_init()
-
-    async def _process_pong(self) -> None:
-        if self._pongs and self._pongs[0].done():
-            # nats-py would set this future's result a second time, and its read loop end with that.
-            self._pongs[0] = asyncio.get_running_loop().create_future()
-        await super()._process_pong()
-
-
 class Connection:
     """One connection to the broker, made anew whenever it is lost, until :meth:`close`."""
 
@@ -139,9 +78,12 @@ class Connection:
         self._client: NatsClient | None = None
         self._up = asyncio.Event()
         self._closing = False
+        self._patient = False
         self._reopening: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []
+        self._subscribing = asyncio.Lock()
+        self._resubscribing: asyncio.Task[None] | None = None
         self._last_error: Exception | None = None
         self._refusals: deque[str] = deque(maxlen=100)
         self._requests = Requests()
@@ -156,9 +98,11 @@ class Connection:
     async def open(self, *, patient: bool = False) -> None:
         """Connect; raises :class:`BrokerUnavailable` after ``settings.timeout`` seconds.
 
-        With ``patient`` it goes on trying instead, after a warning in the log.
+        With ``patient`` it goes on trying instead, after a warning in the log, and so it does for
+        what is subscribed to.
         """
         self._closing = False
+        self._patient = patient
         try:
             self._client = await self._connect()
         except BrokerUnavailable as error:
@@ -176,6 +120,8 @@ class Connection:
             self._reopening.cancel()
             await asyncio.wait([self._reopening])
             self._reopening = None
+        if self._resubscribing is not None:
+            self._resubscribing.cancel()
         client, self._client = self._client, None
         if client is None or client.is_closed:
             return
@@ -183,7 +129,7 @@ class Connection:
             with cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
                 async with asyncio.timeout(CLOSE_TIMEOUT / 2):
                     await client.flush()
-        await _close(client)
+        await close(client)
 
     async def ready(self, deadline: float) -> None:
         """Wait for the broker; raises :class:`BrokerUnavailable` at the deadline."""
@@ -262,26 +208,43 @@ class Connection:
     async def subscribe(self, subject: str, queue: str, handler: Handler) -> Unsubscribe:
         """Subscribe, over every reconnect, until the returned function is called.
 
-        Returns when the broker has the subscription. ``handler`` is awaited for one message after
-        the other and must not raise. Raises :class:`BrokerUnavailable` and :class:`NotPermitted`.
+        Returns when the broker has the subscription, or, where it is away and waited for, at once.
+        ``handler`` is awaited for one message after the other and must not raise. Raises
+        :class:`BrokerUnavailable` and :class:`NotPermitted`.
         """
-        client = self._connected()
+        client = self._client
         subscription = _Subscription(subject, queue, handler)
+        if client is None or not client.is_connected:
+            if not self._patient or self._closing:
+                raise BrokerUnavailable(self._trouble())
+            self._subscriptions.append(subscription)
+            log.warning("%s is subscribed to once the broker is there", subject)
+            return partial(self._unsubscribe, subscription)
         self._subscriptions.append(subscription)
         try:
             with cancellable():
                 async with asyncio.timeout(self._settings.timeout):
-                    await self._subscribe(client, subscription)
+                    await self._subscribe_waiting(client)
                     await client.flush()  # the broker has told its refusals
             if self.refused(subject):
                 raise NotPermitted(f"this connection may not subscribe to {subject}")
         except (nats.errors.Error, TimeoutError):
+            if self._patient and not self._closing:
+                log.warning("%s is subscribed to once the broker is there again", subject)
+                return partial(self._unsubscribe, subscription)
             await self._unsubscribe(subscription)
             raise BrokerUnavailable(self._trouble()) from None
         except BaseException:
             await self._unsubscribe(subscription)
             raise
         return partial(self._unsubscribe, subscription)
+
+    async def _subscribe_waiting(self, client: NatsClient) -> None:
+        """Subscribe to what is wanted and not subscribed to on this client."""
+        async with self._subscribing:
+            for subscription in list(self._subscriptions):
+                if subscription.current is None and client is self._client:
+                    await self._subscribe(client, subscription)
 
     async def _subscribe(self, client: NatsClient, subscription: _Subscription) -> None:
         handler = subscription.handler
@@ -329,13 +292,13 @@ class Connection:
         async def closed() -> None:
             self._on_closed(client)
 
-        options = self._settings.connect_options() | self._options()
+        how = self._settings.connect_options() | options(self._settings.timeout)
         try:
             # nats-py tries the servers for ever; the time limit is set here.
             with cancellable():
                 async with asyncio.timeout(self._settings.timeout):
                     await client.connect(
-                        **options,
+                        **how,
                         name=self._name,
                         error_cb=failed,
                         disconnected_cb=disconnected,
@@ -343,33 +306,20 @@ class Connection:
                         closed_cb=closed,
                     )
         except TimeoutError:
-            await _close(client)
+            await close(client)
             raise BrokerUnavailable(self._trouble()) from None
         except nats.errors.Error as error:
-            await _close(client)
+            await close(client)
             raise BrokerUnavailable(f"{self._servers()}: {error}") from None
         except Exception as error:
             # Network errors stay inside nats-py; these are about the credentials file, and what
             # nats-py and nkeys raise has no common root.
-            await _close(client)
-            raise SettingsError(f"BRIDGE_NATS_CREDENTIALS: {_words(error)}") from error
+            await close(client)
+            raise SettingsError(f"BRIDGE_NATS_CREDENTIALS: {words(error)}") from error
         except BaseException:
-            await _close(client)
+            await close(client)
             raise
         return client
-
-    def _options(self) -> dict[str, Any]:
-        return {
-            "max_reconnect_attempts": -1,
-            # Not all replicas at once, when a broker comes back.
-            "reconnect_time_wait": random.uniform(0.2, 0.5),  # noqa: S311  # spread, not secret
-            "connect_timeout": min(2.0, self._settings.timeout),
-            # Notices within 15 s a connection that is dead without having been closed.
-            "ping_interval": PING_INTERVAL,
-            "max_outstanding_pings": OUTSTANDING,
-            # Refuses, rather than buffers, what is sent while the broker is away.
-            "pending_size": 0,
-        }
 
     # nats-py awaits these inside its own loops: they must neither raise nor wait.
 
@@ -381,7 +331,7 @@ class Connection:
                 transport.close()
         if not (isinstance(error, _LOST) and self._said_by_broker()):
             self._last_error = error
-        told = _words(error)
+        told = words(error)
         if refusal := _REFUSAL.search(told):
             self._refusals.append(refusal[1])
             self._requests.deny(refusal[1])
@@ -392,21 +342,29 @@ class Connection:
 
     def _on_reconnected(self, client: NatsClient) -> None:
         self._back()
+        if any(each.current is None for each in self._subscriptions):
+            loop = asyncio.get_running_loop()
+            self._resubscribing = loop.create_task(self._resubscribe(client))
+
+    async def _resubscribe(self, client: NatsClient) -> None:
+        # Where it fails the connection is lost, and this comes again.
+        with contextlib.suppress(nats.errors.Error):
+            await self._subscribe_waiting(client)
 
     def _on_disconnected(self, client: NatsClient) -> None:
         if (reconnecting := asyncio.current_task()) is not None:
             reconnecting.add_done_callback(partial(self._ended, client))
         if client is self._client and not self._closing:
             self._requests.end()
-            log.warning("the connection to the broker is lost: %s", _words(self._last_error))
+            log.warning("the connection to the broker is lost: %s", words(self._last_error))
 
     def _ended(self, client: NatsClient, reconnecting: asyncio.Task[Any]) -> None:
         # nats-py's task ends, and nothing goes on, with what a credentials file raises that is
         # just being written. Closed, the client is followed by another.
         if client.is_closed or reconnecting.cancelled() or reconnecting.exception() is None:
             return
-        log.warning("can't reconnect to the broker: %s", _words(reconnecting.exception()))
-        self._ending = asyncio.get_running_loop().create_task(_close(client))
+        log.warning("can't reconnect to the broker: %s", words(reconnecting.exception()))
+        self._ending = asyncio.get_running_loop().create_task(close(client))
 
     def _on_closed(self, client: NatsClient) -> None:
         # nats-py gives up for good on most errors that a broker sends, such as expired credentials.
@@ -419,8 +377,9 @@ class Connection:
             await asyncio.sleep(random.uniform(0.2, 1.0))  # noqa: S311  # spread, not secret
             with contextlib.suppress(BrokerUnavailable, SettingsError, nats.errors.Error):
                 self._client = client = await self._connect()
-                for subscription in list(self._subscriptions):
-                    await self._subscribe(client, subscription)
+                for subscription in self._subscriptions:
+                    subscription.current = None  # that was another client's
+                await self._subscribe_waiting(client)
         self._back()
 
     def _back(self) -> None:
@@ -430,7 +389,7 @@ class Connection:
         log.info("connected to the broker again")
 
     def _trouble(self) -> str:
-        return f"no connection to {self._servers()}: {_words(self._last_error)}"
+        return f"no connection to {self._servers()}: {words(self._last_error)}"
 
     def _said_by_broker(self) -> bool:
         # Such as a wrong password: it says more than the reset connection that comes with it.
@@ -439,20 +398,3 @@ class Connection:
     def _servers(self) -> str:
         # Without user names and passwords, which a URL may hold.
         return ", ".join(urlsplit(url).netloc.rpartition("@")[2] for url in self._settings.url)
-
-
-def _words(error: BaseException | None) -> str:
-    return "closed" if error is None else str(error) or type(error).__name__
-
-
-async def _close(client: NatsClient) -> None:
-    # Bounded: with a broker that does not read, nats-py waits for room in the socket for ever, and
-    # the socket for what is unsent.
-    writer = getattr(client._transport, "_io_writer", None)
-    try:
-        with cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT / 2):
-                await client.close()
-    finally:
-        if writer is not None:
-            writer.transport.abort()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -120,11 +120,12 @@ class Outbox:
         With ``event_id`` and several users an event's id is ``<event_id>.<user>``, so that a retry
         finds the same ids. Raises :class:`InvalidEvent`.
         """
+        _check_declared(data)
         if isinstance(to, Group):
             return [self._event(data, to.value, None, event_id)]
         if isinstance(to, str):
             return [self._event(data, Audience.USER, to, event_id)]
-        users = list(dict.fromkeys(to))
+        users = _users(to)
         if not users:
             # Not everybody, which an empty list of users would mean where a default is that.
             raise InvalidEvent(RejectReason.MALFORMED_SUBJECT, "no user is named", "to")
@@ -230,6 +231,35 @@ def check_size(payload: bytes, headers: Mapping[str, str], limit: int) -> None:
         raise InvalidEvent(RejectReason.TOO_LARGE, detail, "data")
 
 
+def _check_declared(data: object) -> None:
+    if not isinstance(data, EventData):
+        if isinstance(data, type):
+            what = f"the class {data.__name__}: give an object of it"
+        else:
+            what = f"{type(data).__name__}: give a model that is declared with @event"
+        raise InvalidEvent(RejectReason.UNKNOWN_EVENT, f"an event can't be a {what}", "data")
+    if "traits" not in vars(type(data)):
+        name = type(data).__name__
+        detail = f"{name} is not declared: put @event(...) of schemas.events above the class"
+        raise InvalidEvent(RejectReason.UNKNOWN_EVENT, detail, "data")
+
+
+def _users(to: object) -> list[str]:
+    wrong = to
+    if isinstance(to, Iterable) and not isinstance(to, Mapping | bytes | bytearray):
+        users = list(to)
+        others = [each for each in users if not isinstance(each, str)]
+        if not others:
+            return list(dict.fromkeys(users))
+        wrong = others[0]
+    detail = f"is a user's id as text, several, SUBSCRIBERS or EVERYBODY, not {_kind(wrong)}"
+    raise InvalidEvent(RejectReason.MALFORMED_SUBJECT, detail, "to")
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a value of the type {type(value).__name__}"
+
+
 def _checked_id(event_id: str) -> str:
     # The id is a header too, which can't hold line breaks and loses outer white space.
     if not _is_plain(event_id) or len(event_id.encode()) > MAX_EVENT_ID:
@@ -238,8 +268,8 @@ def _checked_id(event_id: str) -> str:
     return event_id
 
 
-def _is_plain(text: str) -> bool:
-    return bool(text) and text.isprintable() and text == text.strip()
+def _is_plain(text: object) -> bool:
+    return isinstance(text, str) and bool(text) and text.isprintable() and text == text.strip()
 
 
 def _token(field: str, encode: Callable[[], str]) -> str:

@@ -306,8 +306,10 @@ def _settings(given: BusSettings | str | None) -> PublisherSettings:
     values: dict[str, object] = {}
     if isinstance(given, str):
         values["url"] = given
-    elif given is not None:
+    elif isinstance(given, BusSettings):
         values = dict(given)
+    elif given is not None:
+        raise SettingsError(f"a publisher takes settings or a URL, not {type(given).__name__}")
     try:
         return PublisherSettings.model_validate(values)
     except ValidationError as error:

@@ -187,10 +187,11 @@ class BusSettings(Settings):
     def connect_options(self) -> dict[str, Any]:
         """Return what nats-py's ``connect`` takes for servers, inbox, identity and TLS.
 
-        Raises :class:`SettingsError` when a certificate can't be loaded.
+        Raises :class:`SettingsError` that names the variable whose file can't be used.
         """
         options: dict[str, Any] = {"servers": list(self.url), "inbox_prefix": self.inbox_prefix}
         if self.credentials is not None:
+            _check_credentials(self.credentials)
             options["user_credentials"] = str(self.credentials)
         if self.user is not None:
             options["user"] = self.user
@@ -199,11 +200,41 @@ class BusSettings(Settings):
         if self.token is not None:
             options["token"] = self.token.get_secret_value()
         if self.tls_ca or self.tls_cert or any(url.startswith("tls://") for url in self.url):
-            try:
-                context = ssl.create_default_context(cafile=self.tls_ca)
-                if self.tls_cert is not None:
-                    context.load_cert_chain(self.tls_cert, self.tls_key)
-            except (OSError, ssl.SSLError) as error:
-                raise SettingsError(f"BRIDGE_NATS_TLS_*: {error}") from error
-            options["tls"] = context
+            options["tls"] = self._tls()
         return options
+
+    def _tls(self) -> ssl.SSLContext:
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca)
+        except (OSError, ssl.SSLError) as error:
+            raise _unusable("BRIDGE_NATS_TLS_CA", self.tls_ca, error) from error
+        if self.tls_cert is not None and self.tls_key is not None:
+            for name, path in (
+                ("BRIDGE_NATS_TLS_CERT", self.tls_cert),
+                ("BRIDGE_NATS_TLS_KEY", self.tls_key),
+            ):
+                _read(name, path)
+            try:
+                context.load_cert_chain(self.tls_cert, self.tls_key)
+            except (OSError, ssl.SSLError) as error:
+                names = "BRIDGE_NATS_TLS_CERT, BRIDGE_NATS_TLS_KEY"
+                raise _unusable(names, self.tls_cert, error) from error
+        return context
+
+
+def _check_credentials(path: Path) -> None:
+    # nats-py's own error for a file that is not there is told as one of the authorization.
+    text = _read("BRIDGE_NATS_CREDENTIALS", path)
+    if b"BEGIN NATS USER JWT" not in text or b"BEGIN USER NKEY SEED" not in text:
+        raise SettingsError(f"BRIDGE_NATS_CREDENTIALS: {path} holds no JWT and NKey")
+
+
+def _read(name: str, path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _unusable(name, path, error) from error
+
+
+def _unusable(name: str, path: Path | None, error: OSError) -> SettingsError:
+    return SettingsError(f"{name}: {path or 'the system'}: {error.strerror or error}")

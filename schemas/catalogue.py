@@ -138,7 +138,9 @@ class Catalogue:
         found = self._types.get(data.traits.type)
         if found is None or found.model is not type(data):
             raise EventError(
-                RejectReason.UNKNOWN_EVENT, f"{data.traits.type} is not in the catalogue", "type"
+                RejectReason.UNKNOWN_EVENT,
+                f"{data.traits.type} is not in the catalogue: name its module in BRIDGE_CATALOGUE",
+                "type",
             )
         return found
 

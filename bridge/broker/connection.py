@@ -64,6 +64,8 @@ class Connection:
         self._client = self._new_client()
         self._up = False
         self._was_up = False
+        self._began = False
+        """Whether nats-py's client was asked to connect: it can't be closed before."""
         self._closing = False
         self._reopening: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
@@ -121,11 +123,16 @@ class Connection:
             if client is self._client and self._was_up and not self._closing:
                 self._reopen()
 
-        self._was_up = False
+        self._was_up = self._began = False
+        try:
+            options = self._settings.connect_options()
+        except SettingsError as error:
+            raise BrokerUnavailable(str(error)) from error
+        self._began = True
         try:
             async with asyncio.timeout(self._settings.timeout):
                 await client.connect(
-                    **self._settings.connect_options(),
+                    **options,
                     name=self._name,
                     error_cb=on_error,
                     disconnected_cb=on_disconnected,
@@ -141,8 +148,6 @@ class Connection:
             await _discard(client)
             reason = last[0] if last else str(error) or "no answer"
             raise BrokerUnavailable(f"NATS can't be reached: {reason}") from error
-        except SettingsError as error:
-            raise BrokerUnavailable(str(error)) from error
         except Exception as error:
             # What nats-py and nkeys raise on a file that holds no credentials has no common root.
             await _discard(client)
@@ -268,7 +273,7 @@ class Connection:
         if self._reopening is not None:
             self._reopening.cancel()
         client = self._client
-        if client.is_closed:
+        if client.is_closed or not self._began:
             return
         try:
             # Only a NATS that answers can be drained: nats-py would wait for it without an end.

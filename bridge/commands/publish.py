@@ -10,12 +10,13 @@ import asyncio
 import json
 import os
 import sys
-from typing import Final
+from typing import Any, Final
 
 import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from pydantic_core import to_jsonable_python
 
 from bridge.commands.terminal import FAILED, CommandError, reason, say
 from schemas.bus import BusSettings
@@ -41,6 +42,19 @@ def run(event_type: str, data: str, *, users: list[str], everybody: bool) -> int
     messages = [message(kind, audience, value, user) for user in users or [""]]
     asyncio.run(send(settings, kind, messages))
     return 0
+
+
+def with_defaults(kind: EventType, data: Any) -> Any:
+    """Return data with the model's defaults filled in, as the SDK does: the wire requires them."""
+    if not isinstance(data, dict):
+        return data
+    filled = dict(data)
+    for name, field in kind.model.model_fields.items():
+        if not field.is_required():
+            value = field.get_default(call_default_factory=True, validated_data={})
+            if value is not None:
+                filled.setdefault(field.alias or name, to_jsonable_python(value))
+    return filled
 
 
 def known(catalogue: Catalogue, event_type: str) -> EventType:
@@ -70,7 +84,7 @@ def message(
         "type": kind.name,
         "id": identifier,
         "timestamp": timestamp(),
-        "data": data,
+        "data": with_defaults(kind, data),
         "source": SOURCE,
     }
     try:

@@ -95,6 +95,17 @@ def test_serve_on_a_taken_port_is_one_line(start: Start, settings: dict[str, str
     assert "Traceback" not in program.told
 
 
+@pytest.mark.parametrize("name", ["BRIDGE_NATS_TLS_CA", "BRIDGE_NATS_CREDENTIALS"])
+def test_serve_without_a_file_that_it_needs_is_one_line(
+    start: Start, settings: dict[str, str], tmp_path: Path, name: str
+) -> None:
+    """It ends at once, and names the setting and the file."""
+    missing = str(tmp_path / "missing")
+    program = start(*bridge("serve", "--port", "0"), **{**settings, name: missing})
+    assert program.wait() == 2
+    assert f"bridge: {name}: {missing}: " in one_line(program)
+
+
 def test_serve_without_nats_is_one_line(start: Start, settings: dict[str, str]) -> None:
     """A broker that does not answer ends with 2 and a plain line, within the time allowed."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -28,7 +29,7 @@ from schemas.codes import ErrorCode
 from schemas.commands import CommandReply, CommandRequest
 from schemas.envelope import new_id, timestamp
 from schemas.subjects import encode_id
-from tests.support.nats_server import NatsServer, create_stream, settle
+from tests.support.nats_server import EmbeddedNats, NatsServer, create_stream, settle
 
 
 @dataclass
@@ -342,3 +343,74 @@ async def until_answered(bridge: Bridge) -> CommandReply:
                 return await bridge.cancel("42", "u1")
             except NoRespondersError:
                 await asyncio.sleep(0.02)
+
+
+async def test_with_a_spool_the_start_goes_on_without_a_broker(tmp_path: Path) -> None:
+    """Publisher and commands start while the broker is away; both work once it is there, and over
+    a restart of it.
+    """
+    server = EmbeddedNats(tmp_path / "nats")
+    server.start()
+    server.stop()
+    settings = PublisherSettings(url=(server.url,), spool=tmp_path / "spool", timeout=1)
+    publisher = EventPublisher(settings, source="upload-service")
+    commands = Commands(publisher)
+
+    @commands.on("upload.cancel")
+    async def cancel(command: Command) -> None:
+        """Accept."""
+
+    async def accepted() -> bool:
+        connection = await nats.connect(server.url)
+        try:
+            return (await Bridge(connection, settings).cancel("42", "u1")).accepted
+        except NoRespondersError:
+            return False
+        finally:
+            await connection.close()
+
+    try:
+        async with publisher, commands:
+            for _ in range(2):
+                server.start()
+                async with asyncio.timeout(20):
+                    while not await accepted():  # noqa: ASYNC110  # nothing tells when it is
+                        await asyncio.sleep(0.05)
+                server.stop()
+    finally:
+        server.close()
+
+
+async def test_commands_that_start_in_an_outage_are_answered_after_it(tmp_path: Path) -> None:
+    """What is subscribed to while the connection is lost is subscribed to when it is back."""
+    server = EmbeddedNats(tmp_path / "nats")
+    server.start()
+    settings = PublisherSettings(url=(server.url,), spool=tmp_path / "spool", timeout=1)
+    publisher = EventPublisher(settings, source="upload-service")
+    commands = Commands(publisher)
+
+    @commands.on("upload.cancel")
+    async def cancel(command: Command) -> None:
+        """Accept."""
+
+    try:
+        async with publisher:
+            server.stop()
+            async with asyncio.timeout(20):
+                while publisher.connection.is_connected:  # noqa: ASYNC110  # no event for it
+                    await asyncio.sleep(0.01)
+            async with commands:
+                server.start()
+                await publisher.connection.ready(asyncio.get_running_loop().time() + 20)
+                connection = await nats.connect(server.url)
+                async with asyncio.timeout(20):
+                    while True:
+                        try:
+                            reply = await Bridge(connection, settings).cancel("42", "u1")
+                            break
+                        except NoRespondersError:
+                            await asyncio.sleep(0.05)
+                assert reply.accepted
+                await connection.close()
+    finally:
+        server.close()

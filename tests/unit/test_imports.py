@@ -213,7 +213,7 @@ def one_importer_of(*packages: str, within: str) -> set[str]:
     [
         ("nats", "bridge", ("bridge.broker", "bridge.commands", "bridge.cli", "bridge.app")),
         ("nats.protocol", "bridge", ("bridge.broker.ingest",)),
-        ("nats", "publishers", ("publishers.connection",)),
+        ("nats", "publishers", ("publishers.client", "publishers.connection")),
         ("websockets", "bridge", ("bridge.sockets", "bridge.commands")),
         ("uvicorn", "bridge", ("bridge.http.protocol", "bridge.http.server")),
         ("fastapi", "bridge", ("bridge.http",)),

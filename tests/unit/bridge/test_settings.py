@@ -338,13 +338,27 @@ def test_nats_py_gets_what_it_needs() -> None:
     assert "tls" in BusSettings(url=("tls://a:1",)).connect_options()
 
 
-def test_a_certificate_that_can_not_be_read_is_a_settings_error(tmp_path: Path) -> None:
-    """Not a bare error of ssl at some later moment."""
-    for ca in (tmp_path / "none.pem", tmp_path / "empty.pem"):
-        if ca.name == "empty.pem":
-            ca.write_text("no certificate")
-        with pytest.raises(SettingsError, match="BRIDGE_NATS_TLS"):
-            BusSettings(tls_ca=ca).connect_options()
+@pytest.mark.parametrize("kind", ["missing", "empty", "a folder"])
+@pytest.mark.parametrize(
+    ("fields", "names"),
+    [
+        (("tls_ca",), "BRIDGE_NATS_TLS_CA"),
+        (("tls_cert", "tls_key"), "BRIDGE_NATS_TLS_CERT"),
+        (("credentials",), "BRIDGE_NATS_CREDENTIALS"),
+    ],
+)
+def test_a_file_that_can_not_be_used_is_a_settings_error(
+    tmp_path: Path, kind: str, fields: tuple[str, ...], names: str
+) -> None:
+    """Not a bare error of ssl or NATS at some later moment: it names the variable and the file."""
+    path = tmp_path / "file"
+    if kind == "empty":
+        path.write_text("nothing of the kind")
+    elif kind == "a folder":
+        path.mkdir()
+    settings = BusSettings.model_validate(dict.fromkeys(fields, path))
+    with pytest.raises(SettingsError, match=f"{names}.*{path}"):
+        settings.connect_options()
 
 
 def test_the_internal_host_needs_a_port() -> None:

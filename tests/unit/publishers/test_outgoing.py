@@ -243,3 +243,66 @@ def test_any_data_is_either_sent_unchanged_or_refused_by_name(
     assert decode_id(address.user) == user
     assert decode_id(address.resource) == upload
     assert address == Address(Audience.USER, "upload.completed", data.resource_token, address.user)
+
+
+class Undeclared(EventData):
+    """A model without ``@event``."""
+
+    name: str
+
+
+class Inherited(UploadProgress):
+    """A model that has the traits of another."""
+
+
+@pytest.mark.parametrize(
+    ("to", "told"),
+    [
+        (42, "not a value of the type int"),
+        (None, "not None"),
+        (b"42", "not a value of the type bytes"),
+        ({"user": "42"}, "not a value of the type dict"),
+        (["42", 43], "not a value of the type int"),
+        ([None], "not None"),
+        (4.2, "not a value of the type float"),
+    ],
+)
+def test_what_is_no_receiver_is_told(to: Any, told: str) -> None:
+    """Whoever passes something else learns what can be passed."""
+    error = refusal(SystemNotification(message="m"), to)
+    assert error.field == "to"
+    assert told in error.detail
+    assert "SUBSCRIBERS or EVERYBODY" in error.detail
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"message": "m"}, "dict: give a model that is declared with @event"),
+        (None, "NoneType: give a model"),
+        (SystemNotification, "the class SystemNotification: give an object of it"),
+        (Undeclared(name="n"), "put @event(...) of schemas.events above the class"),
+        (Inherited(upload_id="u", progress=1), "Inherited is not declared"),
+    ],
+)
+def test_what_is_no_event_is_told(data: Any, told: str) -> None:
+    """A dict, a class, a model that nobody declared: the error says what to do."""
+    error = refusal(data)
+    assert (error.field, error.reason) == ("data", "UNKNOWN_EVENT")
+    assert told in error.detail
+
+
+def test_an_event_that_the_catalogue_lacks_names_the_setting() -> None:
+    """A declared model is not enough: bridge and service have to know its module."""
+
+    @event("own.thing")
+    class Thing(EventData):
+        """A type of one's own."""
+
+    assert "BRIDGE_CATALOGUE" in refusal(Thing()).detail
+
+
+@pytest.mark.parametrize("event_id", [5, b"e", ["e"]])
+def test_an_event_id_is_text(event_id: Any) -> None:
+    """Anything else is refused by its field."""
+    assert refusal(SystemNotification(message="m"), event_id=event_id).field == "id"
