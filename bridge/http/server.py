@@ -27,6 +27,8 @@ MAX_HELD: Final = 64 * 1024 * 1024
 """Bytes that are kept for all of them."""
 MAX_HELD_PER_ADDRESS: Final = 8 * 1024 * 1024
 """Bytes that are kept for those of one address."""
+UNWANTED_BODY: Final = 4 * 1024
+"""Bytes of a body where none is taken: a caller of a wrong path reads its 404, and no reset."""
 GRACE: Final = 2
 """Seconds that requests under way have at the stop."""
 
@@ -62,7 +64,7 @@ class HttpServer:
         networks = settings.proxy_networks
         self._edge: Final = Edge(
             settings.handshake_timeout,
-            lambda scope: max_body if takes_body(api, scope) else 0,
+            lambda scope: max_body if takes_body(api, scope) else UNWANTED_BODY,
             self.pending,
             lambda peer, forwarded: counted_address(peer, forwarded, networks),
         )
