@@ -27,6 +27,7 @@ from bridge.broker.recent import Recent
 from bridge.broker.rejects import Rejects
 from bridge.broker.streams import Stream
 from bridge.broker.topics import Topics
+from bridge.certificates import renew
 from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush
 from bridge.errors import BrokerUnavailable, StartError
@@ -34,7 +35,7 @@ from bridge.http import admin, health, metrics, tickets
 from bridge.http.api import Context
 from bridge.http.listeners import Listeners, Routes
 from bridge.identity.failures import Failures
-from bridge.identity.keys import JwksKeys, load_keys
+from bridge.identity.keys import JwksKeys, load_keys, reload_keys
 from bridge.identity.origins import client_address
 from bridge.identity.revocations import Revocations
 from bridge.identity.tickets import LocalTickets, Tickets
@@ -335,6 +336,13 @@ class Bridge:
             # With a deadline: nats-py's waits can lose a cancellation on Python 3.11.
             await asyncio.wait(self._tasks, timeout=2)
         await self._connection.close()
+
+    def reload(self) -> None:
+        """Read certificates and public keys again; what can't be used stays as it was."""
+        renew("BRIDGE_TLS_CERT, BRIDGE_TLS_KEY", self._server.renew_certificate)
+        renew("BRIDGE_NATS_TLS_*", self._connection.renew_certificate)
+        renew("BRIDGE_JWT_PUBLIC_KEY", partial(reload_keys, self._keys, self._settings.identity))
+        self._want_keys()
 
     def work(self) -> int:
         """Return a number that changes when there is something to do: events, connections."""

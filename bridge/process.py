@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 from collections.abc import Callable
 
 from bridge.app import Bridge
@@ -23,7 +24,8 @@ def run(settings: BridgeSettings, on_ready: Callable[[str], None]) -> None:
 
 
 async def serve(settings: BridgeSettings, on_ready: Callable[[str], None]) -> None:
-    """Run one bridge until SIGTERM or SIGINT, and stop it in order.
+    """Run one bridge until SIGTERM or SIGINT, and stop it in order; SIGHUP has it read certificates
+    and keys again, unless it says that the terminal is gone.
 
     ``on_ready`` gets the base URL once clients can connect. Raises :class:`StartError` for what its
     owner can mend. A second signal cuts the drain short.
@@ -35,10 +37,19 @@ async def serve(settings: BridgeSettings, on_ready: Callable[[str], None]) -> No
     def on_signal() -> None:
         (hurry if stop.is_set() else stop).set()
 
+    on_terminal = sys.stdin is not None and sys.stdin.isatty()
+
+    def on_hangup() -> None:
+        if on_terminal and not sys.stdin.isatty():
+            on_signal()  # the terminal has gone
+        else:
+            bridge.reload()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     try:
         bridge = Bridge(settings, loop)
+        loop.add_signal_handler(signal.SIGHUP, on_hangup)
         collector = Collector(loop, bridge.work)
         starting = loop.create_task(bridge.start())
         stopped = loop.create_task(stop.wait())
@@ -62,5 +73,5 @@ async def serve(settings: BridgeSettings, on_ready: Callable[[str], None]) -> No
         with contextlib.suppress(asyncio.CancelledError):
             await stopping
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.remove_signal_handler(number)

@@ -242,8 +242,15 @@ class IdentitySettings(Settings):
     jwt_secret: SecretStr | None = Field(
         None, alias="BRIDGE_JWT_SECRET", description="secret of HS256 tokens, 32 bytes or more"
     )
+    jwt_previous_secret: SecretStr | None = Field(
+        None,
+        alias="BRIDGE_JWT_PREVIOUS_SECRET",
+        description="secret that tokens may still be signed with while it is replaced",
+    )
     jwt_public_key: Path | None = Field(
-        None, alias="BRIDGE_JWT_PUBLIC_KEY", description="public key (PEM) of RS/ES/EdDSA tokens"
+        None,
+        alias="BRIDGE_JWT_PUBLIC_KEY",
+        description="public key (PEM) of RS/ES/EdDSA tokens, and behind it the one before it",
     )
     jwks_url: str | None = Field(
         None, alias="BRIDGE_JWKS_URL", description="JWKS of the token issuer (`https://`)"
@@ -298,7 +305,7 @@ class IdentitySettings(Settings):
             raise ValueError(f"choose from {', '.join(sorted(SYMMETRIC | ASYMMETRIC))}")
         return values
 
-    @field_validator("jwt_secret")
+    @field_validator("jwt_secret", "jwt_previous_secret")
     @classmethod
     def _length(cls, value: SecretStr | None) -> SecretStr | None:
         # RFC 7518 §3.2: a key at least as long as the hash output.

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import random
 import secrets
+import ssl
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, ParamSpec
@@ -19,6 +20,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from bridge.broker import ingest
+from bridge.certificates import renew_chain
 from bridge.errors import BrokerUnavailable
 from bridge.telemetry.outage import Outage
 from schemas.bus import BusSettings, SettingsError, limit_unacknowledged
@@ -62,6 +64,7 @@ class Connection:
         self._reads: Final = reads
         self._outage: Final = Outage(log, "NATS")
         self._client = self._new_client()
+        self._tls: ssl.SSLContext | None = None
         self._up = False
         self._was_up = False
         self._began = False
@@ -92,6 +95,21 @@ class Connection:
         It is another one after the server has closed the connection for good; ``on_up`` tells.
         """
         return self._client
+
+    def renew_certificate(self) -> str:
+        """Read the client's certificate, its key and the CAs again, for the next connection.
+
+        Tells until when the certificate is good; raises what
+        :func:`~bridge.certificates.renew_chain` does.
+        """
+        settings, context = self._settings, self._tls
+        if context is None:
+            return ""
+        if settings.tls_ca is not None:
+            context.load_verify_locations(settings.tls_ca)
+        if settings.tls_cert is None or settings.tls_key is None:
+            return ""
+        return renew_chain(context, settings.tls_cert, settings.tls_key)
 
     def new_inbox(self) -> str:
         """Return a subject for answers that nobody can guess, under this user's own prefix."""
@@ -131,6 +149,8 @@ class Connection:
         self._began = True
         try:
             async with asyncio.timeout(self._settings.timeout):
+                options = self._settings.connect_options()
+                self._tls = options.get("tls")
                 await client.connect(
                     **options,
                     name=self._name,

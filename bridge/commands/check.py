@@ -180,9 +180,12 @@ def unsafe_server(server: ServerSettings) -> Iterator[str]:
 
 def unsafe_identity(identity: IdentitySettings) -> Iterator[str]:
     """What is unsafe about how tokens are checked."""
-    secret = identity.jwt_secret
-    if secret is not None and secret.get_secret_value() == DEMO_SECRET:
-        yield "BRIDGE_JWT_SECRET is the demo secret: anybody can sign tokens with it"
+    for name, secret in (
+        ("BRIDGE_JWT_SECRET", identity.jwt_secret),
+        ("BRIDGE_JWT_PREVIOUS_SECRET", identity.jwt_previous_secret),
+    ):
+        if secret is not None and secret.get_secret_value() == DEMO_SECRET:
+            yield f"{name} is the demo secret: anybody can sign tokens with it"
     if identity.jwks_url is not None and identity.jwks_url.startswith("http://"):
         yield "BRIDGE_JWKS_URL is http: whoever is on the way can put in keys"
     if ASYMMETRIC.intersection(identity.jwt_algorithms):

@@ -41,8 +41,8 @@ from bridge.commands.terminal import (
     printable,
     say,
 )
+from bridge.identity.minting import mint
 from bridge.identity.origins import ANY_PORT, LOOPBACK_HOSTS
-from bridge.identity.tokens import mint
 from bridge.settings import DEMO_SECRET, SYMMETRIC, BridgeSettings
 
 HOST: Final = "127.0.0.1"

@@ -26,7 +26,7 @@ from websockets.exceptions import (
 
 from bridge.commands import tokens
 from bridge.commands.terminal import FAILED, CommandError, Paint, note, printable, reason, say
-from bridge.identity.tokens import mint
+from bridge.identity.minting import mint
 from schemas.bus import BusSettings
 from schemas.catalogue import Catalogue
 from schemas.codes import CLOSE_CODES, TOKEN_EXPIRED

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from bridge.commands.terminal import CommandError, say
 from bridge.identity.grants import Rules
-from bridge.identity.tokens import mint
+from bridge.identity.minting import mint
 from bridge.settings import DEMO_SECRET, IdentitySettings
 from schemas.errors import IdError, PatternError
 from schemas.subjects import encode_id

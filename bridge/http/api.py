@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge.http.callers import Check
+from bridge.http.cors import PageCalls
 from bridge.http.docs import SCHEMA, add_docs
 from bridge.http.hosts import AllowedHosts
 from bridge.http.paths import EncodedIds, routed_path
@@ -38,6 +39,7 @@ def make_api(
     websocket: bool = False,
     token_in_path: bool = False,
     allowed_hosts: tuple[str, ...] = (),
+    allowed_origins: tuple[str, ...] = (),
 ) -> FastAPI:
     """Return the application with these routes.
 
@@ -55,6 +57,7 @@ def make_api(
     api.state.observer = context.observer
     api.state.address = context.address
     api.add_middleware(EncodedIds)
+    api.add_middleware(PageCalls, origins=allowed_origins)
     api.add_middleware(CountedAnswers, observer=context.observer)
     if allowed_hosts:
         api.add_middleware(AllowedHosts, allowed=allowed_hosts)

@@ -61,6 +61,7 @@ class Listeners:
                 websocket=True,
                 token_in_path=settings.token_in_path,
                 allowed_hosts=settings.allowed_hosts,
+                allowed_origins=settings.allowed_origins,
             ),
             upgrades,
             settings,
@@ -92,6 +93,13 @@ class Listeners:
         for url in urls[1:]:
             log.info("internal address: %s", url)
         return urls[0]
+
+    def renew_certificate(self) -> str:
+        """Read certificate and key again, see :meth:`HttpServer.renew_certificate`."""
+        until = self._public.renew_certificate()
+        if self._internal is not None:
+            self._internal.renew_certificate()
+        return until
 
     async def stop(self) -> None:
         """Listen no more, and end what is under way; safe when it was never started."""

@@ -12,6 +12,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from bridge.certificates import renew_chain
 from bridge.errors import StartError
 from bridge.http.acceptor import Acceptor
 from bridge.http.api import takes_body
@@ -91,6 +92,17 @@ class HttpServer:
         self._server: Final = uvicorn.Server(config)
         self._serving: asyncio.Task[None] | None = None
         self._acceptor: Acceptor | None = None
+
+    def renew_certificate(self) -> str:
+        """Read certificate and key again; tell until when the certificate is good.
+
+        Raises what :func:`~bridge.certificates.renew_chain` does. Open connections stay as they
+        are. Does nothing where no TLS is spoken.
+        """
+        context, settings = self._server.config.ssl, self._settings
+        if context is None or settings.tls_cert is None or settings.tls_key is None:
+            return ""
+        return renew_chain(context, settings.tls_cert, settings.tls_key)
 
     def bind(self) -> socket.socket:
         """Take the port without listening yet; raises :class:`StartError`."""

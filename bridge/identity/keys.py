@@ -13,6 +13,7 @@ import contextlib
 import http.client
 import json
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from jwt.algorithms import Algorithm, get_default_algorithms
+from pydantic import SecretStr
 
 from bridge.errors import StartError
 from bridge.identity.fetching import Fetch, JwksError
@@ -40,6 +42,10 @@ REFRESH: Final = 300.0
 """Seconds between two looks at a source that answers; one that does not is asked after a pause."""
 
 MAX_JWKS_KEYS: Final = 64
+MAX_PEM_KEYS: Final = 2
+"""A new key and the one before it: every token of the old one costs a look at both."""
+
+_PEM: Final = re.compile(rb"-----BEGIN [^-]+-----.*?-----END [^-]+-----", re.DOTALL)
 
 _RSA: Final = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 _CURVES: Final = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
@@ -51,6 +57,8 @@ class VerifyingKey:
 
     material: Any = field(repr=False)
     algorithms: tuple[str, ...]
+    previous: VerifyingKey | None = None
+    """The key before it, which tokens may still be signed with."""
 
 
 class Keys(Protocol):
@@ -68,14 +76,18 @@ class Keys(Protocol):
 
 
 class StaticKeys:
-    """One key for all tokens, whatever key id they name."""
+    """One key, or one and that before it, for all tokens, whatever key id they name."""
 
     __slots__ = ("_key",)
 
     by_id = False
 
     def __init__(self, key: VerifyingKey) -> None:
-        self._key: Final = key
+        self._key = key
+
+    def replace(self, key: VerifyingKey) -> None:
+        """Serve this key from now on."""
+        self._key = key
 
     def get(self, kid: str | None) -> VerifyingKey | None:
         """Return the key."""
@@ -116,32 +128,62 @@ def load_keys(settings: IdentitySettings) -> StaticKeys | JwksKeys:
     return StaticKeys(single)
 
 
+def reload_keys(keys: StaticKeys | JwksKeys, settings: IdentitySettings) -> str:
+    """Read the file of public keys again, if there is one, and tell so.
+
+    Raises :class:`StartError` for a file of no use, and the keys stay as they are.
+    """
+    found = None if SYMMETRIC.intersection(settings.jwt_algorithms) else _pem(settings)
+    if found is None:
+        return ""
+    keys.replace(found)
+    return "one key" if found.previous is None else "two keys"
+
+
 def _secret(settings: IdentitySettings) -> VerifyingKey:
     if settings.jwt_secret is None:
         raise StartError("BRIDGE_JWT_SECRET is needed")
-    secret = settings.jwt_secret.get_secret_value()
+    before = settings.jwt_previous_secret
+    algorithms = settings.jwt_algorithms
+    return VerifyingKey(
+        _material("BRIDGE_JWT_SECRET", settings.jwt_secret, algorithms),
+        algorithms,
+        None
+        if before is None
+        else VerifyingKey(_material("BRIDGE_JWT_PREVIOUS_SECRET", before, algorithms), algorithms),
+    )
+
+
+def _material(setting: str, secret: SecretStr, algorithms: Iterable[str]) -> Any:
     known: dict[str, Algorithm] = get_default_algorithms()
-    for name in settings.jwt_algorithms:
+    for name in algorithms:
         try:
-            material = known[name].prepare_key(secret)
+            material = known[name].prepare_key(secret.get_secret_value())
         except jwt.InvalidKeyError:
-            raise StartError("BRIDGE_JWT_SECRET is a public key, not a secret") from None
+            raise StartError(f"{setting} is a public key, not a secret") from None
         if known[name].check_key_length(material):
-            raise StartError(f"BRIDGE_JWT_SECRET is too short for {name} (RFC 7518 §3.2)")
-    return VerifyingKey(material, settings.jwt_algorithms)
+            raise StartError(f"{setting} is too short for {name} (RFC 7518 §3.2)")
+    return material
 
 
 def _pem(settings: IdentitySettings) -> VerifyingKey | None:
+    """Return the key of the file, and behind it the second one, if there are two."""
     if settings.jwt_public_key is None:
         return None
     try:
-        material = load_pem_public_key(settings.jwt_public_key.read_bytes())
+        text = settings.jwt_public_key.read_bytes()
+        materials = [load_pem_public_key(each) for each in _PEM.findall(text) or [text]]
     except (OSError, ValueError) as error:
         raise StartError(f"BRIDGE_JWT_PUBLIC_KEY is no public key in PEM: {error}") from None
-    algorithms = usable_algorithms(material, settings.jwt_algorithms)
-    if not algorithms:
-        raise StartError("BRIDGE_JWT_PUBLIC_KEY fits none of BRIDGE_JWT_ALGORITHMS")
-    return VerifyingKey(material, algorithms)
+    if len(materials) > MAX_PEM_KEYS:
+        raise StartError(f"BRIDGE_JWT_PUBLIC_KEY has over {MAX_PEM_KEYS} keys")
+    found: VerifyingKey | None = None
+    for material in reversed(materials):
+        algorithms = usable_algorithms(material, settings.jwt_algorithms)
+        if not algorithms:
+            raise StartError("BRIDGE_JWT_PUBLIC_KEY fits none of BRIDGE_JWT_ALGORITHMS")
+        found = VerifyingKey(material, algorithms, found)
+    return found
 
 
 def parse_jwks(text: bytes, allowed: Iterable[str]) -> dict[str | None, VerifyingKey]:
@@ -216,7 +258,7 @@ class JwksKeys:
         """``single`` serves tokens without a key id; times are in seconds, of ``clock``."""
         self._url: Final = url
         self._algorithms: Final = tuple(algorithms)
-        self._single: Final = single
+        self._single = single
         self._timeout: Final = timeout
         self._pause: Final = pause
         self._clock: Final = clock
@@ -234,6 +276,10 @@ class JwksKeys:
         if kid is None and self._single is not None:
             return self._single
         return self._keys.get(kid)
+
+    def replace(self, single: VerifyingKey) -> None:
+        """Have this one serve tokens without a key id from now on."""
+        self._single = single
 
     async def fetch(self) -> bool:
         """Ask for a key that is not at hand, at most once in ``pause``; True when it answered.

@@ -14,22 +14,19 @@ import logging
 import time
 from base64 import urlsafe_b64decode
 from binascii import a2b_base64, b2a_base64
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import jwt
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from jwt.algorithms import Algorithm, get_default_algorithms
 from pydantic_core import from_json
 
-from bridge.errors import StartError, TokenError
+from bridge.errors import TokenError
 from bridge.identity.grants import ADMIN, GrantPolicy, Grants
-from bridge.identity.keys import Keys, VerifyingKey, usable_algorithms
-from bridge.settings import SYMMETRIC, IdentitySettings
+from bridge.identity.keys import Keys, VerifyingKey
+from bridge.settings import IdentitySettings
 from schemas.catalogue import Catalogue
-from schemas.envelope import new_id
 from schemas.errors import IdError
 from schemas.subjects import encode_id
 
@@ -222,14 +219,7 @@ class TokenVerifier:
             raise TokenError("the token's key is unknown") from None
 
     def _claims(self, token: str, key: VerifyingKey) -> dict[str, Any]:
-        try:
-            signed = self._jws.decode_complete(token, key.material, algorithms=key.algorithms)
-        except jwt.InvalidAlgorithmError:
-            raise TokenError("the token's algorithm is not allowed") from None
-        except jwt.InvalidSignatureError:
-            raise TokenError("the token's signature is wrong") from None
-        except jwt.PyJWTError:
-            raise TokenError("the token is malformed") from None
+        signed = self._signed(token, key)
         try:
             claims = from_json(signed["payload"], allow_inf_nan=False, cache_strings="keys")
         except ValueError:
@@ -237,6 +227,21 @@ class TokenVerifier:
         if not isinstance(claims, dict):
             raise TokenError("the token is malformed")
         return claims
+
+    def _signed(self, token: str, key: VerifyingKey) -> dict[str, Any]:
+        reason = "the token's algorithm is not allowed"
+        each: VerifyingKey | None = key
+        while each is not None:
+            try:
+                return self._jws.decode_complete(token, each.material, algorithms=each.algorithms)
+            except jwt.InvalidAlgorithmError:
+                pass
+            except jwt.InvalidSignatureError:
+                reason = "the token's signature is wrong"
+            except jwt.PyJWTError:
+                raise TokenError("the token is malformed") from None
+            each = each.previous
+        raise TokenError(reason)
 
     def _identity(self, claims: dict[str, Any]) -> Identity:
         expires_at, issued_at = self._times(claims)
@@ -364,54 +369,3 @@ def _role(claims: dict[str, Any]) -> str:
 def _text(claims: dict[str, Any], name: str) -> str | None:
     value = claims.get(name)
     return value if isinstance(value, str) else None
-
-
-def mint(
-    settings: IdentitySettings,
-    user_id: str,
-    *,
-    role: str | None = None,
-    grants: Mapping[str, Any] | None = None,
-    ttl: float = 3600.0,
-    extra: Mapping[str, Any] | None = None,
-    private_key: Path | None = None,
-    clock: Callable[[], float] = time.time,
-) -> str:
-    """Return a token for development and tests that these settings accept for ``ttl`` seconds.
-
-    Symmetric algorithms sign with the secret of the settings, the others with ``private_key``
-    (PEM). ``extra`` claims replace those made here; one that is None leaves it out. Raises
-    :class:`StartError` when there is no key to sign with.
-    """
-    now = int(clock())
-    claims: dict[str, Any] = {
-        "sub": user_id,
-        "iat": now,
-        "exp": now + ttl,
-        "jti": new_id(),
-        "role": role,
-        "grants": grants,
-        "iss": settings.jwt_issuer,
-        "aud": settings.jwt_audience[0] if settings.jwt_audience else None,
-        **(extra or {}),
-    }
-    claims = {name: value for name, value in claims.items() if value is not None}
-    algorithm, key = _signing_key(settings, private_key)
-    return jwt.encode(claims, key, algorithm)
-
-
-def _signing_key(settings: IdentitySettings, private_key: Path | None) -> tuple[str, Any]:
-    if SYMMETRIC.intersection(settings.jwt_algorithms):
-        if settings.jwt_secret is None:
-            raise StartError("BRIDGE_JWT_SECRET is needed to sign a token")
-        return settings.jwt_algorithms[0], settings.jwt_secret.get_secret_value()
-    if private_key is None:
-        raise StartError("a private key (PEM) is needed to sign a token")
-    try:
-        key: Any = load_pem_private_key(private_key.read_bytes(), None)
-        algorithms = usable_algorithms(key.public_key(), settings.jwt_algorithms)
-    except (OSError, ValueError, TypeError):
-        raise StartError(f"{private_key} is no private key in PEM without a password") from None
-    if not algorithms:
-        raise StartError(f"{private_key} fits none of BRIDGE_JWT_ALGORITHMS")
-    return algorithms[0], key

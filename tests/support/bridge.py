@@ -101,10 +101,25 @@ class OutputProcess:
         """How it ended, None while it runs."""
         return self._process.poll()
 
-    def wait_for_line(self, pattern: re.Pattern[str], deadline: float) -> re.Match[str]:
-        """Return the first match in a line of output; fail when it ends or takes too long."""
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._process.pid
+
+    @property
+    def lines(self) -> int:
+        """How many lines it printed so far."""
+        with self._news:
+            return len(self._lines)
+
+    def wait_for_line(
+        self, pattern: re.Pattern[str], deadline: float, after: int = 0
+    ) -> re.Match[str]:
+        """Return the first match in a line of output, past the first ``after`` ones; fail when it
+        ends or takes too long.
+        """
         limit = time.monotonic() + deadline
-        seen = 0
+        seen = after
         with self._news:
             while True:
                 for line in self._lines[seen:]:

@@ -138,7 +138,7 @@ PURE = [
 def test_pure_parts_import_no_io(path: Path) -> None:
     """Delivery, limits, identity and the decisions of a session neither wait nor reach out."""
     found = {name.split(".")[0] for name in imports(path)} & IO
-    if module_name(path) == "bridge.identity.tokens":
+    if module_name(path) == "bridge.identity.minting":
         found.discard("pathlib")  # `bridge token` names a private key by its file
     assert not found
 

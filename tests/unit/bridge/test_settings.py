@@ -148,7 +148,8 @@ SAMPLES: dict[str, tuple[str, Any]] = {
 
 
 ELSEWHERE = {
-    "BRIDGE_JWT_SECRET", "BRIDGE_JWT_PUBLIC_KEY", "BRIDGE_JWKS_URL", "BRIDGE_GRANTS",
+    "BRIDGE_JWT_SECRET", "BRIDGE_JWT_PREVIOUS_SECRET", "BRIDGE_JWT_PUBLIC_KEY", "BRIDGE_JWKS_URL",
+    "BRIDGE_GRANTS",
     "BRIDGE_TLS_CERT", "BRIDGE_TLS_KEY", "BRIDGE_NATS_PASSWORD", "BRIDGE_NATS_TOKEN",
     "BRIDGE_NATS_TLS_CERT", "BRIDGE_NATS_TLS_KEY", "BRIDGE_INTERNAL_HOST",
 }  # fmt: skip
@@ -201,6 +202,7 @@ def test_an_empty_variable_is_none(name: str) -> None:
         ("BRIDGE_LOG_LEVEL", "loud"),
         ("BRIDGE_LOG_FORMAT", "xml"),
         ("BRIDGE_JWT_SECRET", "short"),
+        ("BRIDGE_JWT_PREVIOUS_SECRET", "short"),
         ("BRIDGE_JWT_ALGORITHMS", "none"),
         ("BRIDGE_JWT_ALGORITHMS", "HS256,NONE"),
         ("BRIDGE_JWT_ALGORITHMS", "HS256,RS256"),
@@ -242,6 +244,13 @@ def test_all_wrong_settings_are_told_at_once() -> None:
     told = refusal(BRIDGE_PORT="x", BRIDGE_MAX_ERRORS="x", BRIDGE_STREAM="a b")
     assert all(name in told for name in ("BRIDGE_PORT", "BRIDGE_MAX_ERRORS", "BRIDGE_STREAM"))
     assert "\n" not in told
+
+
+def test_the_previous_secret_is_one_too() -> None:
+    """It is read beside the secret, and shown nowhere."""
+    chosen = read(BRIDGE_JWT_PREVIOUS_SECRET="previous-" + SECRET)
+    assert chosen.identity.jwt_previous_secret is not None
+    assert "previous-" not in repr(chosen)
 
 
 def test_a_key_is_needed() -> None:

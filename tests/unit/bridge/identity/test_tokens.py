@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from bridge.errors import StartError, TokenError
 from bridge.identity.grants import ADMIN
 from bridge.identity.keys import VerifyingKey, load_keys
+from bridge.identity.minting import mint
 from bridge.identity.tokens import (
     MAX_TOKEN_BYTES,
     Deactivated,
     KeyNeeded,
     NotYetValid,
     TokenVerifier,
-    mint,
 )
 from bridge.settings import IdentitySettings
 from schemas.catalogue import Catalogue
@@ -341,6 +341,42 @@ def test_a_wrong_secret_is_refused(bench: Bench, clock: Clock) -> None:
     head, _, signature = bench.token().split(".")
     other = bench.token(sub="admin").split(".")[1]
     assert bench.refuse(f"{head}.{other}.{signature}").reason == "the token's signature is wrong"
+
+
+def test_two_secrets_while_one_replaces_the_other(clock: Clock) -> None:
+    """Tokens of the previous secret are good beside those of the new one, and nobody else's; what
+    is minted here is signed with the new one.
+    """
+    new, old = "n" * 32, "o" * 32
+    bench = Bench(clock, jwt_secret=new, jwt_previous_secret=old)
+    claims = {"sub": "1", "exp": clock.now + 9}
+    for secret in (new, old):
+        assert bench.verify(jwt.encode(claims, secret, "HS256")).user_id == "1"
+    foreign = jwt.encode(claims, "f" * 32, "HS256")
+    assert bench.refuse(foreign).reason == "the token's signature is wrong"
+    assert bench.refuse(jwt.encode(claims, old * 2, "HS512")).reason.endswith("is not allowed")
+    minted = jwt.decode(
+        bench.token(), new, ["HS256"], options={"verify_exp": False, "verify_iat": False}
+    )
+    assert minted["sub"] == "u1"
+    assert Bench(clock, jwt_secret=new).refuse(jwt.encode(claims, old, "HS256"))
+
+
+def test_two_public_keys_while_one_replaces_the_other(clock: Clock, tmp_path: Path) -> None:
+    """A file may hold the new key and the one before it, also of another type; not a third."""
+    file = tmp_path / "public.pem"
+    file.write_bytes(public_pem(P256) + public_pem(RSA))
+    chosen: dict[str, Any] = {"jwt_secret": None, "jwt_public_key": file}
+    bench = Bench(clock, jwt_algorithms=("RS256", "ES256", "EdDSA"), **chosen)
+    claims = {"sub": "1", "exp": clock.now + 9}
+    assert bench.verify(jwt.encode(claims, P256, "ES256")).user_id == "1"
+    assert bench.verify(jwt.encode(claims, RSA, "RS256")).user_id == "1"
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    assert bench.refuse(jwt.encode(claims, other, "RS256")).reason.endswith("signature is wrong")
+    assert bench.refuse(jwt.encode(claims, ED, "EdDSA")).reason.endswith("is not allowed")
+    file.write_bytes(public_pem(P256) + public_pem(RSA) + public_pem(ED))
+    with pytest.raises(StartError, match="over 2 keys"):
+        Bench(clock, jwt_algorithms=("RS256", "ES256", "EdDSA"), **chosen)
 
 
 @pytest.mark.parametrize("header", [{"crit": ["exp"], "exp": 1}, {"crit": []}, {"kid": 7}])
