@@ -1,7 +1,7 @@
 """Events as the SDK and JetStream put them on NATS: valid for the catalogue, with every header.
 
-What is published goes straight to ``live.…`` with the header block that the stream's republish
-writes, so that the broker's storage is not part of what is measured.
+What is published goes straight to where a peer listens, with the header block that the stream's
+republish writes, so that the broker's storage is not part of what is measured.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ class Message:
 class Mint:
     """Makes messages with sequences that go up as a stream's do. ``size`` is the payload's."""
 
-    def __init__(self) -> None:
+    def __init__(self, root: str) -> None:
+        """``root`` is that of the peer, see :class:`benchmarks.peers.base.Peer`."""
+        self._root = root
         self._sequence = 0
         self._last: dict[str, int] = {}
 
@@ -83,6 +85,6 @@ class Mint:
             f"Nats-Last-Sequence: {self._last.get(tail, 0)}\r\n\r\n"
         ).encode()
         self._last[tail] = sequence
-        line = f"HPUB live.{tail} {len(headers)} {len(headers) + len(payload)}\r\n".encode()
+        line = f"HPUB {self._root}.{tail} {len(headers)} {len(headers) + len(payload)}\r\n".encode()
         wire = bytearray(line + headers + payload + b"\r\n")
         return Message(wire, len(line) + len(headers) + payload.index(MARK) + 1)

@@ -50,7 +50,7 @@ def _storm(trial: Trial) -> None:
 
 def prepare(name: str) -> tuple[list[Client], int | None, Callable[[Trial], None]]:
     """Return the clients, how many connect before, and what is sampled."""
-    mint = Mint()
+    mint = Mint(peers.ALL["bridge"].root)
     if name == "burst":
         return subscribers(SUBSCRIBERS), None, _measured(to_all(mint, 20_000, SUBSCRIBERS))
     if name == "paced":

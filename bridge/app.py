@@ -83,7 +83,7 @@ class Bridge:
         except SchemaError as problem:
             raise StartError(f"BRIDGE_CATALOGUE: {problem}") from problem
         limits, subjects = settings.limits, settings.bus.subjects
-        live = subjects.root(Root.LIVE)
+        live = subjects.root(Root.ANY_LIVE)
 
         # Identity.
         self._keys: Final = load_keys(settings.identity)
@@ -129,9 +129,8 @@ class Bridge:
         self._hub: Final = Hub(
             catalogue,
             self._flush,
-            live_root=live,
-            events_root=subjects.root(Root.EVENTS),
-            stream_header=f"Nats-Stream: {settings.bus.stream}\r\n".encode(),
+            subjects=subjects,
+            stream=settings.bus.stream,
             reject=self._rejects.publish,
             max_size=limits.max_message_size,
         )
@@ -142,8 +141,7 @@ class Bridge:
             self._stream,
             self._history,
             self._hub.order,
-            name=settings.bus.stream,
-            roots=(subjects.root(Root.EVENTS), live),
+            roots=(subjects.root(Root.EVENTS), subjects.root(Root.STREAM)),
             confirmed=self._interests_confirmed,
             tell=self._tell_gap,
             spawn=self._spawn,

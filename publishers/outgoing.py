@@ -154,14 +154,14 @@ class Outbox:
             "" if user is None else _token("to", lambda: encode_id(user)),
         )
         headers |= {HEADER_ID: event_id, HEADER_SCHEMA: schema_header(traits.type, traits.version)}
-        root = Root.EVENTS if traits.durable else Root.LIVE
+        root = Root.EVENTS if traits.durable else Root.SERVICE
         return OutgoingEvent(
             type=traits.type,
             id=event_id,
             user=user,
             durable=traits.durable,
             subject=self._subjects.event(root, address),
-            live_subject=self._subjects.event(Root.LIVE, address),
+            live_subject=self._subjects.event(Root.SERVICE, address),
             payload=payload,
             headers=headers,
         )

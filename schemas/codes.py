@@ -62,7 +62,7 @@ class PolicyReason(StrEnum):
 class RejectReason(StrEnum):
     """Why an event that a service published never reaches a client.
 
-    The event goes to ``rejected.<original subject>`` with the reason in the header
+    The event goes to ``rejected.<its subject below live>`` with the reason in the header
     ``Bridge-Reject-Reason`` and the detail in ``Bridge-Reject-Detail``.
     """
 
@@ -75,6 +75,8 @@ class RejectReason(StrEnum):
     RESOURCE_MISMATCH = "RESOURCE_MISMATCH"
     INVALID_DATA = "INVALID_DATA"
     TOO_LARGE = "TOO_LARGE"
+    NOT_FROM_STREAM = "NOT_FROM_STREAM"
+    NOT_DURABLE = "NOT_DURABLE"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,14 @@
 
 ::
 
-    <prefix.>live.user.<user>.<domain>.<action>.<resource>
-    <prefix.>live.topic.<domain>.<action>.<resource>
-    <prefix.>live.all.<domain>.<action>.<resource>
+    <root>.user.<user>.<domain>.<action>.<resource>
+    <root>.topic.<domain>.<action>.<resource>
+    <root>.all.<domain>.<action>.<resource>
 
-``events.…`` has the same shape under the durable root. A resource that is not there is ``-``.
+The root says who speaks, and NATS's permissions hold it: services publish durable types to
+``events`` and ephemeral ones to ``live.service``; what the stream stores, the server republishes to
+``live.stream``; ``live.bridge`` is what bridges say to each other. All of it may stand behind a
+prefix. A resource that is not there is ``-``.
 Limits of a subject: nats-server's ``max_control_line`` (4,096 bytes), far above what the 128 bytes
 of each id allow here.
 """
@@ -42,10 +45,14 @@ class Audience(StrEnum):
 
 
 class Root(StrEnum):
-    """First token of a subject, after the prefix."""
+    """The first tokens of a subject, after the prefix."""
 
     EVENTS = "events"
-    LIVE = "live"
+    SERVICE = "live.service"
+    STREAM = "live.stream"
+    BRIDGE = "live.bridge"
+    ANY_LIVE = "live.*"
+    """What is subscribed to: services, the stream and bridges by one subscription."""
     COMMANDS = "commands"
     CONTROL = "control"
     REJECTED = "rejected"
@@ -133,16 +140,16 @@ class Subjects:
             raise SubjectError("a subject prefix is tokens of A-Z a-z 0-9 _ - joined by dots")
 
     def root(self, root: Root) -> str:
-        """Return a root under the prefix, without a trailing dot: ``staging.live``."""
+        """Return a root under the prefix, without a trailing dot: ``staging.live.service``."""
         return f"{self.prefix}.{root}" if self.prefix else str(root)
 
     def event(self, root: Root, address: Address) -> str:
-        """Return the subject of an event under ``events`` or ``live``."""
+        """Return the subject of an event under a root that events have, or the pattern of such."""
         user = f"{address.user}." if address.audience is Audience.USER else ""
         return f"{self.root(root)}.{address.audience}.{user}{address.event_type}.{address.resource}"
 
     def parse(self, subject: str) -> Address:
-        """Read the subject of an event, under ``events`` or ``live``.
+        """Read the subject of an event, under ``events``, ``live.service`` or ``live.stream``.
 
         Raises :class:`SubjectError` for any other subject. The tokens of user and resource are
         returned as they stand.
@@ -152,10 +159,10 @@ class Subjects:
             if not subject.startswith(self.prefix + "."):
                 raise SubjectError("the subject is outside the prefix")
             rest = subject[len(self.prefix) + 1 :]
-        match rest.split("."):
-            case ["events" | "live", "user", user, domain, action, resource]:
+        match _below_root(rest).split("."):
+            case ["user", user, domain, action, resource]:
                 audience = Audience.USER
-            case ["events" | "live", ("topic" | "all") as name, domain, action, resource]:
+            case [("topic" | "all") as name, domain, action, resource]:
                 audience, user = Audience(name), ""
             case _:
                 raise SubjectError("the subject is not that of an event")
@@ -181,6 +188,18 @@ class Subjects:
         return f"{domain}.{action}", decode_id(user), decode_id(resource)
 
     def rejected(self, subject: str) -> str:
-        """Return where an event that was refused goes, for its owner to look at."""
+        """Return where an event that was refused goes, for its owner to look at:
+        ``rejected.<service|stream>.<audience>…``.
+        """
         rest = subject.removeprefix(self.prefix + ".") if self.prefix else subject
-        return f"{self.root(Root.REJECTED)}.{rest}"
+        if rest.startswith(f"{Root.EVENTS}."):
+            rest = f"{Root.STREAM}.{rest.removeprefix(f'{Root.EVENTS}.')}"
+        return f"{self.root(Root.REJECTED)}.{rest.removeprefix('live.')}"
+
+
+def _below_root(subject: str) -> str:
+    """Return what of a subject without prefix stands below a root of events, or nothing."""
+    for root in (Root.EVENTS, Root.SERVICE, Root.STREAM):
+        if subject.startswith(f"{root}."):
+            return subject.removeprefix(f"{root}.")
+    return ""

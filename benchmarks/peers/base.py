@@ -44,6 +44,10 @@ class Peer(Protocol):
         """What it is called in tables."""
 
     @property
+    def root(self) -> str:
+        """Below which subject it finds events."""
+
+    @property
     def marks(self) -> bool:
         """See above."""
 

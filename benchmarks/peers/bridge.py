@@ -43,11 +43,18 @@ class Bridge:
     label: str
     command: tuple[str, ...]
     settings: tuple[tuple[str, str], ...] = ()
-    root: Path = ROOT
+    checkout: Path = ROOT
     marks: bool = False
 
+    @property
+    def root(self) -> str:
+        # Before bridges told who speaks, events stood below ``live`` itself.
+        subjects = self.checkout / "schemas" / "subjects.py"
+        speaks = subjects.is_file() and '"live.stream"' in subjects.read_text()
+        return "live.stream" if speaks else "live"
+
     def missing(self) -> str | None:
-        found = (self.root / "bridge").is_dir()
+        found = (self.checkout / "bridge").is_dir()
         return None if found else "BENCH_OTHER names no checkout of another commit"
 
     def start(self, broker: Broker) -> Server:
@@ -65,7 +72,7 @@ class Bridge:
             [sys.executable, *self.command],
             core=SERVER_CORE,
             env=env,
-            cwd=str(self.root),  # where `-m` looks first
+            cwd=str(self.checkout),  # where `-m` looks first
             count_writes=True,
         )
         try:
@@ -117,5 +124,5 @@ OTHER = Bridge(
     "other",
     f"this bridge at {_commit(OTHER_ROOT)}",
     ("-m", "bridge.cli", "serve"),
-    root=OTHER_ROOT,
+    checkout=OTHER_ROOT,
 )

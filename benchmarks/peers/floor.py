@@ -20,6 +20,7 @@ class Floor:
     """Driven by commands instead of a publisher; see ``native/floor.c``."""
 
     name = "floor"
+    root = "live"
     marks = False
 
     @property

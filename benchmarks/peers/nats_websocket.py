@@ -20,6 +20,7 @@ class NatsWebSocket:
 
     name = "nats"
     label = "nats-server's WebSocket"
+    root = "live"
     marks = True
 
     def missing(self) -> str | None:

@@ -75,6 +75,7 @@ class Program:
     command: Callable[[], list[str]]
     needs: Callable[[], str | None]
     introduce: Callable[[str], Script] = _plain
+    root: str = "live"
     marks: bool = False
 
     def missing(self) -> str | None:

@@ -59,7 +59,7 @@ def _beside(peer: Peer, context: Context) -> Metrics:
     receivers, rate = 100, 100
     count = context.scaled(5000, 2000)
     clients = subscribers(receivers) + idle(0, count)
-    mint = Mint()
+    mint = Mint(peer.root)
     with Trial(peer, clients, connected=receivers) as trial:
         trial.measure(to_all(mint, rate, receivers, rate=rate))
         calm = trial.measure(to_all(mint, 3 * rate, receivers, rate=rate))

@@ -27,7 +27,7 @@ def to_all(mint: Mint, events: int, count: int, *, size: int = SIZE, rate: int =
 
 
 def _burst(peer: Peer, context: Context) -> Metrics:
-    mint, events = Mint(), context.scaled(2000, 1000)
+    mint, events = Mint(peer.root), context.scaled(2000, 1000)
     warm_up = to_all(mint, 200, SUBSCRIBERS)
     with Trial(peer, subscribers(SUBSCRIBERS), sample_every=25, shape=context.shape) as trial:
         bursts = [to_all(mint, events, SUBSCRIBERS) for _ in range(context.scaled(10, 5))]
@@ -35,7 +35,7 @@ def _burst(peer: Peer, context: Context) -> Metrics:
 
 
 def _paced(peer: Peer, context: Context) -> Metrics:
-    mint, rate = Mint(), 100
+    mint, rate = Mint(peer.root), 100
     warm_up = to_all(mint, rate, SUBSCRIBERS, rate=rate)
     with Trial(peer, subscribers(SUBSCRIBERS), sample_every=5, shape=context.shape) as trial:
         workload = to_all(mint, rate * context.scaled(10, 3), SUBSCRIBERS, rate=rate)
@@ -45,7 +45,7 @@ def _paced(peer: Peer, context: Context) -> Metrics:
 def _sizes(peer: Peer, context: Context) -> Metrics:
     number, unit = context.variant.split()
     size = int(number) * (1024 if unit == "KiB" else 1) + ENVELOPE
-    mint, events = Mint(), SIZES[context.variant] // context.scaled(1, 2)
+    mint, events = Mint(peer.root), SIZES[context.variant] // context.scaled(1, 2)
     warm_up = to_all(mint, events // 5, SUBSCRIBERS, size=size)
     with Trial(peer, subscribers(SUBSCRIBERS), sample_every=25, shape=context.shape) as trial:
         return trial.measure(to_all(mint, events, SUBSCRIBERS, size=size), warm_up=warm_up)

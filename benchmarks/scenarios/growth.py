@@ -22,7 +22,7 @@ def variant(connections: int, subscriptions: int) -> str:
 
 def _run(peer: Peer, context: Context) -> Metrics:
     connections, subscriptions = map(int, context.variant.split(" x "))
-    mint, rate = Mint(), DELIVERIES_PER_SECOND / connections
+    mint, rate = Mint(peer.root), DELIVERIES_PER_SECOND / connections
     # One subscription is to any review; more of them are to one review each.
     topics = tuple(f"review.updated.r{at}" for at in range(subscriptions))
     clients = [

@@ -55,7 +55,7 @@ def _events(mint: Mint, clients: list[Client], count: int, rate: int) -> Workloa
 
 
 def _run(peer: Peer, context: Context) -> Metrics:
-    mint, clients, rate = Mint(), _clients(), 250
+    mint, clients, rate = Mint(peer.root), _clients(), 250
     warm_up = _events(mint, clients, rate, rate)
     workload = _events(mint, clients, rate * context.scaled(10, 3), rate)
     with Trial(peer, clients, sample_every=5) as trial:

@@ -19,7 +19,7 @@ def to_users(mint: Mint, events: int, users: int, *, rate: int = 0) -> Workload:
 
 
 def _unicast(peer: Peer, context: Context) -> Metrics:
-    mint, users = Mint(), 500
+    mint, users = Mint(peer.root), 500
     warm_up = to_users(mint, 5000, users)
     workload = to_users(mint, context.scaled(200_000, 40_000), users)
     clients = [Client(f"u{at}") for at in range(users)]
@@ -28,7 +28,7 @@ def _unicast(peer: Peer, context: Context) -> Metrics:
 
 
 def _paced(peer: Peer, context: Context) -> Metrics:
-    mint, users, rate = Mint(), 2000, 6000
+    mint, users, rate = Mint(peer.root), 2000, 6000
     warm_up = to_users(mint, rate, users, rate=rate)
     workload = to_users(mint, rate * context.scaled(10, 3), users, rate=rate)
     clients = [Client(f"u{at}") for at in range(users)]

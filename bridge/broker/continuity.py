@@ -63,7 +63,7 @@ class Sink(Protocol):
 
     def last_detained(self) -> int: ...
 
-    def pass_by(self, subject: bytes, headers: bytes, payload: bytes) -> None: ...
+    def pass_by(self, subject: bytes, payload: bytes, sequence: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -88,20 +88,18 @@ class Continuity:
         history: History,
         sink: Sink,
         *,
-        name: str,
         roots: tuple[str, str],
         confirmed: Callable[[], Coroutine[Any, Any, bool]],
         tell: Tell,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
     ) -> None:
-        """``name`` is the stream's, ``roots`` those of stored and of live subjects. ``confirmed``
+        """``roots`` are those of what the stream stores and of what it republishes. ``confirmed``
         waits until NATS has every interest and returns whether it does.
         """
         self._stream: Final = stream
         self._history: Final = history
         self._replicas: Final = Replicas(stream, history)
         self._sink: Final = sink
-        self._name: Final = name.encode()
         self._events, self._live = (f"{root}.".encode() for root in roots)
         self._confirmed: Final = confirmed
         self._tell: Final = tell
@@ -290,8 +288,7 @@ class Continuity:
         self.recovered += 1
         if stored.subject.startswith(self._events):
             live = self._live + stored.subject[len(self._events) :]
-            headers = b"NATS/1.0\r\nNats-Stream: %b\r\nNats-Sequence: %d\r\n\r\n"
-            self._sink.pass_by(live, headers % (self._name, sequence), stored.payload)
+            self._sink.pass_by(live, stored.payload, sequence)
 
     def _settle(self) -> None:
         """What there is to do is done: nobody is to look for it again."""

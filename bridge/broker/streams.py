@@ -1,8 +1,8 @@
 """The stream behind durable events: made or checked, its identity, and how far it reaches.
 
-The stream stores ``events.…`` and republishes each stored message to ``live.…`` with its sequence
-in the headers (NATS ADR-28). Without it the bridge still delivers what comes in on ``live.…``, but
-events then have no cursor, and nothing can be resumed.
+The stream stores ``events.…`` and republishes each stored message to ``live.stream.…`` with its
+sequence in the headers (NATS ADR-28). Without it the bridge still delivers what comes in on
+``live.service.…``, but events then have no cursor, and nothing can be resumed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ CHOSEN: Final = {
 
 def wanted(name: str, subjects: Subjects, settings: StreamSettings) -> StreamConfig:
     """Return how the stream must look; what an owner may choose is as in the settings."""
-    events, live = subjects.root(Root.EVENTS), subjects.root(Root.LIVE)
+    events, live = subjects.root(Root.EVENTS), subjects.root(Root.STREAM)
     return StreamConfig(
         name=name,
         subjects=[f"{events}.>"],

@@ -23,8 +23,6 @@ REMEMBER: Final = 2.0
 MAX_COPIES: Final = 65_536
 """Messages that wait for their second copy; over it the oldest are forgotten."""
 
-_SEQUENCE: Final = b"Nats-Sequence: "
-
 
 class Overlap:
     """Tells the first copy of a message from the second, by which way it came.
@@ -36,13 +34,14 @@ class Overlap:
     __slots__ = ("_balance", "ends")
 
     def __init__(self) -> None:
-        self._balance: dict[bytes, int] = {}
+        self._balance: dict[int, int] = {}
         self.ends: float | None = None
 
-    def is_news(self, wide: bool, headers: bytes, payload: bytes) -> bool:
-        """Whether this copy is the first of its message."""
-        at = headers.find(_SEQUENCE)
-        key = headers[at : headers.find(b"\r", at)] if at >= 0 else payload
+    def is_news(self, wide: bool, message: tuple[bytes, bytes, bytes]) -> bool:
+        """Whether this copy is the first of its message: subject, headers, payload."""
+        # All of it: single headers are what a publisher likes. Its hash, which no peer can choose,
+        # keeps no payload here.
+        key = hash(message)
         step = 1 if wide else -1
         before = self._balance.pop(key, 0)
         after = before + step
@@ -215,7 +214,7 @@ class Topics:
 
         def receive(subject: bytes, headers: bytes, payload: bytes) -> None:
             overlap = topic.overlap
-            if overlap is None or overlap.is_news(wide, headers, payload):
+            if overlap is None or overlap.is_news(wide, (subject, headers, payload)):
                 topic.receive(subject, headers, payload)
 
-        return self._interests.hold(self._subjects.event(Root.LIVE, address), receive)
+        return self._interests.hold(self._subjects.event(Root.ANY_LIVE, address), receive)

@@ -110,7 +110,7 @@ def told(error: EventError) -> str:
 async def send(
     settings: BusSettings, kind: EventType, messages: list[tuple[Address, str, bytes]]
 ) -> None:
-    """Publish each message: durable types through the stream, the others straight to ``live``."""
+    """Publish each message: durable types through the stream, the others to ``live.service``."""
     where = ", ".join(url.rpartition("@")[2].removeprefix("nats://") for url in settings.url)
     try:
         async with asyncio.timeout(settings.timeout):
@@ -125,7 +125,7 @@ async def send(
                 HEADER_ID: identifier,
                 HEADER_SCHEMA: schema_header(kind.name, kind.traits.version),
             }
-            root = Root.EVENTS if kind.traits.durable else Root.LIVE
+            root = Root.EVENTS if kind.traits.durable else Root.SERVICE
             subject = settings.subjects.event(root, address)
             if kind.traits.durable:
                 say(await _store(client, settings, subject, payload, headers))

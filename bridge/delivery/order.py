@@ -11,20 +11,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from bridge.delivery.republished import MAX_DIGITS, sequence_of
 from schemas.cursors import Cursor
 
 MAX_DETAINED: Final = 1024
 MAX_DETAINED_BYTES: Final = 8 * 1024 * 1024
 """Durable events that may wait while the bridge reads what it missed."""
+SURGE: Final = 100_000
+"""Events by which the stream may have grown since it was looked at, a second ago."""
 REMEMBERED: Final = 8192
 """Subjects whose last sequence is remembered; up to twice as many."""
-MAX_SEQUENCE_DIGITS: Final = 20
-"""A stream's sequence is an unsigned 64-bit number."""
-
-SEQUENCE: Final = b"Nats-Sequence: "
 
 Message = tuple[bytes, bytes, bytes]
-"""A live subject, a header block, a payload."""
+"""A live subject, a header block, a payload. Without headers it has no place in the stream."""
 
 
 class StreamOrder:
@@ -40,20 +39,23 @@ class StreamOrder:
         "_detained",
         "_excused",
         "_floor",
-        "_older",
         "_overran",
         "_seen",
         "_since",
         "_skip_to",
         "begun",
+        "bound",
+        "digits",
         "gate",
         "identity",
         "last",
         "latest",
+        "older",
         "on_begin",
         "on_fall",
         "on_missed",
         "opening",
+        "passing",
     )
 
     def __init__(
@@ -70,11 +72,14 @@ class StreamOrder:
         self._floor = self._seen = 0
         self._skip_to = 0
         self._excused = 0
-        self._older: dict[bytes, bytes] = {}
         self.last: dict[bytes, bytes] = {}
         """By live subject, the sequence of the last event that came; in digits."""
-        self.latest = b"0"
-        """The sequence of the last event that came; in digits."""
+        self.older: dict[bytes, bytes] = {}
+        """The same, of subjects that have not come for longer."""
+        self.latest, self.bound, self.digits = b"0", b"0", 1
+        """The highest sequence of an event that came, and up to which it goes on unasked; both in
+        so many digits, so that they compare as they are.
+        """
         self.begun = 0
         """The sequence up to which the stream reached when it was seen first."""
         self.gate = False
@@ -83,6 +88,10 @@ class StreamOrder:
         """What cursors begin with; while it is empty, events have none."""
         self.opening = b""
         """What is spliced into an event before its sequence."""
+        self.passing: bytes | None = None
+        """The sequence of what is delivered by this bridge itself, which is not checked: it has
+        read it from the stream, or checked it when it came. Empty where it is to have none.
+        """
         self.on_missed: Callable[[str, int, int], None] = lambda subject, after, upto: None
         """Takes a live subject, and between which sequences an event of it did not come."""
         self.on_fall: Callable[[int], None] = lambda position: None
@@ -103,6 +112,7 @@ class StreamOrder:
     def sees(self, last: int) -> None:
         """The stream reaches this far."""
         self._seen = max(self._seen, last)
+        self._set_latest(int(self.latest))
 
     def cursor(self, position: int) -> str:
         """Return the cursor of whoever has everything up to this sequence."""
@@ -114,7 +124,8 @@ class StreamOrder:
 
     def fall(self, position: int) -> None:
         """The stream does not reach further than this: what said so was no event of it."""
-        self.latest, self._floor, self._seen = b"%d" % position, position, position
+        self._floor = self._seen = position
+        self._set_latest(position)
         self._skip_to = min(self._skip_to, position)
         self.on_fall(position)
 
@@ -122,10 +133,11 @@ class StreamOrder:
         """The stream is another one, or seen for the first time: sequences begin anew."""
         self.identity = identity
         self.opening = b',"cursor":"' + identity + b"-"
-        self.latest, self._floor, self._seen = b"0", position, position
+        self._floor = self._seen = position
+        self._set_latest(0)
         self.begun = position
         self._skip_to = self._excused = 0
-        self.last, self._older = {}, {}
+        self.last, self.older = {}, {}
         if self._detained:
             # Their sequences may be those of the stream before: as cursors of this one they would
             # have a client pass over what it never had.
@@ -154,22 +166,24 @@ class StreamOrder:
         held, self._detained = self._detained or [], None
         self._set_gate()
         for message in held:
-            if self._detained is None:
+            if self._detained is not None:
+                self._detain_one(message)  # something is missing in between
+            elif message[1]:
                 self._deliver(*message)
             else:
-                self._detain_one(message)  # something is missing in between
+                self._pass(message, b"")
         return True
 
-    def pass_by(self, subject: bytes, headers: bytes, payload: bytes) -> None:
+    def pass_by(self, subject: bytes, payload: bytes, sequence: int) -> None:
         """Deliver an event that was read from the stream, past those that wait."""
-        held, self._detained = self._detained, None
-        self._set_gate()
+        self._pass((subject, b"", payload), b"%d" % sequence)
+
+    def _pass(self, message: Message, sequence: bytes) -> None:
+        self.passing = sequence
         try:
-            self._deliver(subject, headers, payload)
+            self._deliver(*message)
         finally:
-            if held is not None:
-                self._detained = held
-            self._set_gate()
+            self.passing = None
 
     def excuse(self, upto: int) -> None:
         """Whatever did not come up to this sequence has been dealt with."""
@@ -181,11 +195,11 @@ class StreamOrder:
 
     def first_detained(self) -> int | None:
         """Return the sequence of the first event that is kept back; None where there is none."""
-        return _sequence_of(self._detained[0][1]) or None if self._detained else None
+        return sequence_of(self._detained[0][1]) or None if self._detained else None
 
     def last_detained(self) -> int:
         """Return the sequence of the last event that is kept back, 0 where there is none."""
-        return _sequence_of(self._detained[-1][1]) if self._detained else 0
+        return sequence_of(self._detained[-1][1]) if self._detained else 0
 
     # One event.
 
@@ -200,12 +214,26 @@ class StreamOrder:
         self._set_gate()
         return True
 
+    def believes(self, sequence: bytes) -> bool:
+        """Whether the stream can have come as far as this."""
+        return len(sequence) <= MAX_DIGITS
+
+    def reach(self, sequence: bytes) -> None:
+        """An event with this sequence is delivered, whether or not it is the highest."""
+        self._set_latest(max(int(self.latest), int(sequence)))
+
+    def _set_latest(self, latest: int) -> None:
+        bound = max(self._seen, latest) + SURGE
+        self.digits = len(str(max(latest + 1, self._seen)))
+        self.latest = b"%0*d" % (self.digits, latest)
+        self.bound = b"%d" % min(bound, 10**self.digits - 1)
+
     def follows(self, subject: bytes, headers: bytes, payload: bytes, before: bytes) -> bool:
         """Whether the event of this subject with the sequence ``before`` has come, as it should.
 
         Where it has not, this one is kept back, and :attr:`on_missed` hears of it.
         """
-        known = self.last.get(subject) or self._older.get(subject)
+        known = self.last.get(subject) or self.older.get(subject)
         if known is None or known == before or not self._is_missing(subject, known, before):
             return True
         self.detain()
@@ -218,14 +246,12 @@ class StreamOrder:
 
         Those with one event only are never remembered: most have no second one.
         """
-        self._older, self.last = self.last, {}
+        self.older, self.last = self.last, {}
 
     def _is_missing(self, subject: bytes, known: bytes, before: bytes) -> bool:
-        if not before.isdigit() or len(before) > MAX_SEQUENCE_DIGITS:
-            return False
         if not subject.isascii():
             return False  # no event has such a subject, and none could be asked for
-        if int(before) <= max(int(known), self._excused):
+        if len(before) > MAX_DIGITS or int(before) <= max(int(known), self._excused):
             return False
         since = self._since(subject)
         return since is not None and int(known) > since  # else nobody here wanted it then
@@ -241,9 +267,3 @@ class StreamOrder:
 
     def _set_gate(self) -> None:
         self.gate = self._detained is not None or self._skip_to > 0
-
-
-def _sequence_of(headers: bytes) -> int:
-    at = headers.rfind(SEQUENCE)
-    start = at + len(SEQUENCE)
-    return 0 if at < 0 else int(headers[start : headers.find(b"\r", start)])

@@ -141,7 +141,7 @@ class Stream:
 
 
 @pytest.mark.parametrize(
-    ("linger", "root"), [("0", Root.LIVE), ("0.02", Root.EVENTS), ("5", Root.LIVE)]
+    ("linger", "root"), [("0", Root.SERVICE), ("0.02", Root.EVENTS), ("5", Root.SERVICE)]
 )
 async def test_promises_are_kept(start_bridge: StartBridge, linger: str, root: Root) -> None:
     """Thirty clients subscribe and unsubscribe at random while events flow."""

@@ -49,7 +49,7 @@ async def test_long_subjects(bridge: BridgeProcess, size: int, payload: bytes) -
     """A subject as long as the broker takes does no harm on its way in, nor on its way back."""
     async with nothing_lost(bridge), Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
-        root = bus.subjects.root(Root.LIVE)
+        root = bus.subjects.root(Root.SERVICE)
         for place in (f"{root}.all.", f"{root}.user.{client.user}."):
             subject = (place + "x" * 5_000)[:size].encode()
             await protocol(
@@ -78,7 +78,7 @@ async def test_odd_bytes_in_subjects(bridge: BridgeProcess, odd: bytes) -> None:
     event = json.dumps(envelope(everyone("system.notification"))).encode()
     async with nothing_lost(bridge), Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
-        root = bus.subjects.root(Root.LIVE).encode()
+        root = bus.subjects.root(Root.SERVICE).encode()
         for tail in (
             b"a" + odd + b"b",
             odd + odd,
@@ -98,7 +98,7 @@ async def test_forged_recipient(bridge: BridgeProcess, blank: bytes) -> None:
     forged = json.dumps(envelope(to_user("x", "upload.error", "1"))).encode()
     async with nothing_lost(bridge), Clients(bridge.url) as clients, Bus(bridge) as bus:
         victim = await clients.join(new_user())
-        root = bus.subjects.root(Root.LIVE).encode()
+        root = bus.subjects.root(Root.SERVICE).encode()
         for pad in range(0, 40, 3):
             for number in range(12):
                 tail = b"x" * pad + b".upload.error.1" + blank + b"i%d" % number
@@ -119,7 +119,7 @@ FORGED_SUBJECTS = [
     "{prefix}.events.all." + "x" * 5_000,
     "{prefix}.events.all.a b",
     "{prefix}.commands.upload.cancel.1.1",
-    "{prefix}.live.all.system.notification.-",
+    "{prefix}.live.service.all.system.notification.-",
     "$JS.API.STREAM.LIST",
 ]
 
@@ -130,7 +130,7 @@ async def test_forged_origin(bridge: BridgeProcess, origin: str) -> None:
     async with nothing_lost(bridge), Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
         everything = await bus.watch(">")
-        subject = bus.subjects.event(Root.LIVE, everyone("system.notification"))
+        subject = bus.subjects.event(Root.SERVICE, everyone("system.notification"))
         headers = {
             "Nats-Stream": bridge.settings["BRIDGE_STREAM"],
             "Nats-Subject": origin.replace("{prefix}", bus.subjects.prefix),
@@ -147,7 +147,9 @@ async def test_forged_origin(bridge: BridgeProcess, origin: str) -> None:
             if message.data == b"forged":
                 seen.append(message.subject)
         seen.remove(subject)  # as it was published; NATS may write it behind what follows from it
-        assert all(each.startswith((f"{rejected}.live.", f"{rejected}.events.")) for each in seen)
+        assert all(
+            each.startswith((f"{rejected}.service.", f"{rejected}.stream.")) for each in seen
+        )
 
 
 FORGED_SEQUENCES = ['5","type":"upload.error', "abc", "-1", "9" * 60, "1 2", "1\x0b2", "²", ""]
@@ -162,7 +164,7 @@ async def test_forged_sequence(bridge: BridgeProcess, sequence: str) -> None:
         event = envelope(address)
         block = f"Nats-Stream: {bridge.settings['BRIDGE_STREAM']}\r\nNats-Sequence: {sequence}\r\n"
         data = with_header(
-            bus.subjects.event(Root.LIVE, address).encode(),
+            bus.subjects.event(Root.SERVICE, address).encode(),
             f"NATS/1.0\r\n{block}\r\n".encode(),
             json.dumps(event).encode(),
         )

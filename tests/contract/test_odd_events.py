@@ -63,7 +63,7 @@ async def test_never_delivered(bridge: BridgeProcess, name: str) -> None:
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
         rejected = await bus.watch_rejected()
-        subject = bus.subjects.event(Root.LIVE, to_user(client.user, "system.notification"))
+        subject = bus.subjects.event(Root.SERVICE, to_user(client.user, "system.notification"))
         await bus.raw(subject, payload)
         marker = await bus.marker(client.user)
         assert await client.until(marker) == []
@@ -89,7 +89,7 @@ async def test_always_delivered(bridge: BridgeProcess, data: dict[str, Any]) -> 
     """What looks odd and is in order arrives unchanged, with and without the stream."""
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
-        for root in (Root.LIVE, Root.EVENTS):
+        for root in (Root.SERVICE, Root.EVENTS):
             event = await bus.publish(to_user(client.user, "system.notification"), data, root=root)
             assert (await client.expect_event(event))["data"] == data
 
@@ -102,7 +102,7 @@ async def test_deep_events(bridge: BridgeProcess, depth: int) -> None:
         rejected = await bus.watch_rejected()
         nested = b"[" * depth + b"]" * depth
         payload = OK[:-1] + b', "more": ' + nested + b"}"
-        subject = bus.subjects.event(Root.LIVE, to_user(client.user, "system.notification"))
+        subject = bus.subjects.event(Root.SERVICE, to_user(client.user, "system.notification"))
         await bus.raw(subject, payload)
         marker = await bus.marker(client.user)
         texts = []
@@ -120,7 +120,7 @@ async def test_largest_payload_of_the_broker(bridge: BridgeProcess) -> None:
         client = await clients.join()
         rejected = await bus.watch_rejected()
         address = to_user(client.user, "system.notification")
-        subject = bus.subjects.event(Root.LIVE, address)
+        subject = bus.subjects.event(Root.SERVICE, address)
         for size in (bus.connection.max_payload, bus.connection.max_payload - 10):
             await bus.raw(subject, b"x" * size)
             marker = await bus.marker(client.user)
@@ -150,7 +150,7 @@ async def test_odd_headers(bridge: BridgeProcess, headers: dict[str, str]) -> No
         address = to_user(client.user, "system.notification")
         event = envelope(address)
         payload = json.dumps(event).encode()
-        await bus.raw(bus.subjects.event(Root.LIVE, address), payload, headers)
+        await bus.raw(bus.subjects.event(Root.SERVICE, address), payload, headers)
         marker = await bus.marker(client.user)
         for message in await client.until(marker):
             assert {name: message[name] for name in event} == event
@@ -181,7 +181,7 @@ async def test_broken_headers(bridge: BridgeProcess, header: bytes) -> None:
     """The broker does not look into headers; the bridge survives whatever stands there."""
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
-        subject = bus.subjects.event(Root.LIVE, to_user(client.user, "system.notification"))
+        subject = bus.subjects.event(Root.SERVICE, to_user(client.user, "system.notification"))
         await protocol(bridge.nats_url, with_header(subject.encode(), header, OK))
         marker = await bus.marker(client.user)
         for message in await client.until(marker):
@@ -197,7 +197,7 @@ async def test_flood_of_wrong_events(bridge: BridgeProcess) -> None:
         client = await clients.join(new_user())
         rejected = await bus.watch_rejected()
         address = to_user(client.user, "system.notification")
-        subject = bus.subjects.event(Root.LIVE, address)
+        subject = bus.subjects.event(Root.SERVICE, address)
         good = []
         for number in range(3_000):
             await bus.connection.publish(subject, b"wrong %d" % number)

@@ -55,7 +55,7 @@ async def test_audience_that_is_not_allowed(bridge: BridgeProcess) -> None:
         rejected = await bus.watch_rejected()
         for address in (everyone("invoice.draft"), topic("invoice.draft")):
             event = json.dumps(envelope(address, {"text": "secret"})).encode()
-            await bus.raw(bus.subjects.event(Root.LIVE, address), event)
+            await bus.raw(bus.subjects.event(Root.SERVICE, address), event)
         for address in (everyone("system.notification"), topic("system.notification")):
             marker = await bus.publish(address)
             assert await client.until(marker) == []

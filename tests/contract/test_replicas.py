@@ -51,7 +51,7 @@ async def test_events_reach_both(start_pair: StartPair) -> None:
         crowd = [await here.join(user), await there.join(user)]
         for client in crowd:
             await client.subscribe("review.updated")
-        for root in (Root.LIVE, Root.EVENTS):
+        for root in (Root.SERVICE, Root.EVENTS):
             for address in (
                 to_user(user, "upload.completed", "1"),
                 everyone("system.notification"),
@@ -60,7 +60,7 @@ async def test_events_reach_both(start_pair: StartPair) -> None:
                 event = await bus.publish(address, root=root)
                 cursors = {(await each.expect_event(event)).get("cursor") for each in crowd}
                 assert len(cursors) == 1
-                assert (None in cursors) is (root is Root.LIVE)
+                assert (None in cursors) is (root is Root.SERVICE)
         for client in crowd:
             await client.ping()
 
@@ -71,7 +71,7 @@ async def test_wrong_events_at_both(start_pair: StartPair) -> None:
     async with Clients(first.url) as here, Clients(second.url) as there, Bus(first) as bus:
         crowd = [await here.join(), await there.join()]
         rejected = await bus.watch_rejected()
-        await bus.raw(bus.subjects.event(Root.LIVE, everyone("system.notification")), b"wrong")
+        await bus.raw(bus.subjects.event(Root.SERVICE, everyone("system.notification")), b"wrong")
         marker = await bus.publish(everyone("system.notification"))
         for client in crowd:
             assert await client.until(marker) == []

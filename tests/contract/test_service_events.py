@@ -79,7 +79,7 @@ async def expect_rejected(
     """Publish, and see that the event goes back with its reason and not to the client."""
     rejected = await bus.watch_rejected()
     await (bus.store if stored else bus.raw)(subject, payload, {"X-Mine": "kept"})
-    marker = await bus.marker(client.user, Root.EVENTS if stored else Root.LIVE)
+    marker = await bus.marker(client.user, Root.EVENTS if stored else Root.SERVICE)
     assert await client.until(marker) == []
     message = await next_message(rejected)
     assert message.subject == bus.subjects.rejected(subject)
@@ -96,7 +96,7 @@ async def test_wrong_payload(bridge: BridgeProcess, name: str) -> None:
     payload, reason = PAYLOADS[name]
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
-        subject = bus.subjects.event(Root.LIVE, to_user(client.user, PROGRESS, "1"))
+        subject = bus.subjects.event(Root.SERVICE, to_user(client.user, PROGRESS, "1"))
         await expect_rejected(bus, client, subject, encoded(payload), reason)
 
 
@@ -122,7 +122,7 @@ async def test_wrong_subject(bridge: BridgeProcess, name: str, audience: str) ->
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
         place = f"user.{client.user}" if audience == "user" else "all"
-        subject = f"{bus.subjects.root(Root.LIVE)}.{place}.{rest}"
+        subject = f"{bus.subjects.root(Root.SERVICE)}.{place}.{rest}"
         await expect_rejected(bus, client, subject, OK, reason)
 
 
@@ -131,7 +131,7 @@ async def test_wrong_topic_event(bridge: BridgeProcess) -> None:
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
         await client.subscribe("review.*", "review.updated.77")
-        subject = bus.subjects.event(Root.LIVE, topic("review.updated", "77"))
+        subject = bus.subjects.event(Root.SERVICE, topic("review.updated", "77"))
         wrong = envelope(topic("review.updated", "77"), {"review_id": "77", "changes": "none"})
         await expect_rejected(bus, client, subject, encoded(wrong), "INVALID_DATA")
         event = await bus.publish(topic("review.updated", "77"))
@@ -153,7 +153,7 @@ async def test_rejected_once(bridge: BridgeProcess) -> None:
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         listeners = [await clients.join() for _ in range(5)]
         rejected = await bus.watch_rejected()
-        subject = bus.subjects.event(Root.LIVE, everyone("system.notification"))
+        subject = bus.subjects.event(Root.SERVICE, everyone("system.notification"))
         for payload in (b"first", b"second"):
             await bus.raw(subject, payload)
         marker = await bus.publish(everyone("system.notification"))
@@ -179,7 +179,7 @@ async def test_bytes_are_untouched(
 ) -> None:
     """A client reads the bytes that were published; through the stream, with a cursor spliced in.
 
-    Sent straight to ``live.…`` the same durable event arrives, without a cursor.
+    Sent straight to ``live.service.…`` the same durable event arrives, without a cursor.
     """
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
@@ -189,7 +189,7 @@ async def test_bytes_are_untouched(
         if stored:
             await bus.store(bus.subjects.event(Root.EVENTS, address), payload)
         else:
-            await bus.raw(bus.subjects.event(Root.LIVE, address), payload)
+            await bus.raw(bus.subjects.event(Root.SERVICE, address), payload)
         text = await client.receive_text()
         if not stored:
             assert text.encode().rstrip() == payload.rstrip()
@@ -228,7 +228,7 @@ async def test_foreign_publishers(bridge: BridgeProcess, fields: dict[str, Any])
         client = await clients.join()
         address = to_user(client.user, "file.ready", "a b/c")
         event = envelope(address, {"file_id": "a b/c", "status": "ready", "own": 1}, **fields)
-        await bus.raw(bus.subjects.event(Root.LIVE, address), encoded(event))
+        await bus.raw(bus.subjects.event(Root.SERVICE, address), encoded(event))
         assert await client.receive() == event
 
 
@@ -249,7 +249,7 @@ async def test_largest_event(bridge: BridgeProcess) -> None:
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
         address = to_user(client.user, PROGRESS, "1")
-        subject = bus.subjects.event(Root.LIVE, address)
+        subject = bus.subjects.event(Root.SERVICE, address)
         event = {**data(), "padding": ""}
         room = 64 * 1024 - len(compact(event))
         largest = compact({**event, "padding": "x" * room})
@@ -264,9 +264,9 @@ async def test_other_subjects_are_not_events(bridge: BridgeProcess) -> None:
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
         for subject in (
-            f"live.user.{client.user}.{PROGRESS}.1",
+            f"live.service.user.{client.user}.{PROGRESS}.1",
             f"{bus.subjects.prefix}.user.{client.user}.{PROGRESS}.1",
-            f"{bus.subjects.prefix}.live.users.{client.user}.{PROGRESS}.1",
+            f"{bus.subjects.prefix}.live.service.users.{client.user}.{PROGRESS}.1",
         ):
             await bus.raw(subject, OK)
         marker = await bus.marker(client.user)

@@ -298,7 +298,7 @@ async def test_stalled_clients_delay_nobody(bridge: BridgeProcess) -> None:
             client.transport.pause_reading()
         try:
             address = everyone("system.notification")
-            subject = bus.subjects.event(Root.LIVE, address)
+            subject = bus.subjects.event(Root.SERVICE, address)
             worst = 0.0
             for _ in range(300):
                 event = envelope(address, {"message": "x" * 60_000, "level": "info"})

@@ -77,7 +77,7 @@ async def up_to(client: Client, last: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("linger", "root"), [("0", Root.LIVE), ("0.05", Root.EVENTS), ("5", Root.LIVE)]
+    ("linger", "root"), [("0", Root.SERVICE), ("0.05", Root.EVENTS), ("5", Root.SERVICE)]
 )
 async def test_others_switch(start_bridge: StartBridge, linger: str, root: Root) -> None:
     """Others come and go for ``any`` and for one resource; who stays gets each number once."""
@@ -112,7 +112,7 @@ async def test_the_last_holder_switches(start_bridge: StartBridge, linger: str, 
         client = await clients.join()
         await client.subscribe(kept)
         received: list[int] = []
-        async with publishing(bus, Root.LIVE) as numbers:
+        async with publishing(bus, Root.SERVICE) as numbers:
             for _ in range(CHANGES):
                 received += await change(client, "subscribe", passing)
                 received += await change(client, "unsubscribe", kept)

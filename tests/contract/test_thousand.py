@@ -112,7 +112,7 @@ async def publish(bus: Bus, address: Address) -> tuple[str, bool]:
     """Publish an event the way its type asks for, without waiting for its acknowledgement."""
     event = envelope(address)
     stored = is_durable(address.event_type)
-    root = Root.EVENTS if stored else Root.LIVE
+    root = Root.EVENTS if stored else Root.SERVICE
     await bus.connection.publish(bus.subjects.event(root, address), json.dumps(event).encode())
     return event["id"], stored
 
@@ -149,7 +149,7 @@ async def test_thousand_clients(many_files: None, start_bridge: StartBridge) -> 
     try:
         async with Bus(bridge) as bus:
             await asyncio.gather(*map(join, members))
-            garbage = bus.subjects.event(Root.LIVE, everyone("system.notification"))
+            garbage = bus.subjects.event(Root.SERVICE, everyone("system.notification"))
             for _ in range(WAVES):
                 for _ in range(EVENTS_A_WAVE):
                     address = random_address(dice, users)
@@ -159,7 +159,7 @@ async def test_thousand_clients(many_files: None, start_bridge: StartBridge) -> 
                             member.expected.append(event)
                 await bus.connection.publish(garbage, b'{"type": "system.notification"}')
                 await reach_all(members)
-            for root in (Root.LIVE, Root.EVENTS):
+            for root in (Root.SERVICE, Root.EVENTS):
                 marker = await bus.publish(topic(MARKER), root=root)
                 for member in members:
                     member.expected.append((marker, root is Root.EVENTS))

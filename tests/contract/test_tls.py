@@ -43,7 +43,7 @@ async def test_wss(start_bridge: StartBridge, certificate: tuple[Path, Path]) ->
         await client.expect("pong")
         async with Bus(bridge) as bus:
             address = to_user(user, "upload.completed", "1")
-            subject = bus.subjects.event(Root.LIVE, address)
+            subject = bus.subjects.event(Root.SERVICE, address)
             payloads = []
             for number in range(50):
                 data = {"upload_id": "1", "result": {"number": number, "more": "x" * 50_000}}

@@ -304,7 +304,7 @@ async def test_a_refusal_that_raises(
         """
         no_auth_user: any
         authorization { users = [ { user: any, password: any, permissions: {
-            subscribe: { deny: "*.live.user.denied.>" } } } ] }
+            subscribe: { deny: "*.live.*.user.denied.>" } } } ] }
         """
     )
     world = World(start_nats(arguments=("-c", str(settings))))

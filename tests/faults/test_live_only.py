@@ -102,7 +102,7 @@ async def test_stream_that_nobody_made(world: World) -> None:
             StreamConfig(
                 name=world.stream,
                 subjects=[f"{root}.events.>"],
-                republish=RePublish(src=f"{root}.events.>", dest=f"{root}.live.>"),
+                republish=RePublish(src=f"{root}.events.>", dest=f"{root}.live.stream.>"),
                 allow_direct=True,
             )
         )
@@ -152,7 +152,7 @@ async def administer(world: World, *, allow_direct: bool, update: bool = False) 
     config = StreamConfig(
         name=world.stream,
         subjects=[f"{root}.events.>"],
-        republish=RePublish(src=f"{root}.events.>", dest=f"{root}.live.>"),
+        republish=RePublish(src=f"{root}.events.>", dest=f"{root}.live.stream.>"),
         allow_direct=allow_direct,
     )
     admin = await nats.connect(world.nats.url, user="admin", password="admin")

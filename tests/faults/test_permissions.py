@@ -98,7 +98,7 @@ async def test_one_topic(guarded: World, permissions: Permissions, repetition: i
         await wide.subscribe("review.*", "upload.*")
         await narrow.subscribe("review.updated.7")
         await other.subscribe("upload.*")
-        await permissions.deny(guarded, guarded.subjects.root(Root.LIVE) + ".topic.review.>")
+        await permissions.deny(guarded, guarded.subjects.root(Root.ANY_LIVE) + ".topic.review.>")
         await wide.expect_close(codes.TRY_AGAIN_LATER, TOLD)
         await narrow.expect_close(codes.TRY_AGAIN_LATER, TOLD)
         again = await clients.join()
@@ -106,7 +106,7 @@ async def test_one_topic(guarded: World, permissions: Permissions, repetition: i
         assert (answer["type"], answer["data"]["code"]) == ("error", "SERVICE_UNAVAILABLE"), answer
         async with Bus(bridge) as bus:
             await bus.publish(topic("review.updated", "7"))
-            for root in (Root.LIVE, Root.EVENTS):
+            for root in (Root.SERVICE, Root.EVENTS):
                 event = await bus.publish(topic("upload.completed", "1"), root=root)
                 await other.expect_event(event)
                 event = await bus.publish(everyone("system.maintenance"), root=root)
@@ -131,7 +131,7 @@ async def test_what_everybody_gets(
     permission is back: then new clients get what is sent to all.
     """
     bridge = await guarded.start_bridge(**USER)
-    everybody = guarded.subjects.root(Root.LIVE) + ".all.>"
+    everybody = guarded.subjects.root(Root.ANY_LIVE) + ".all.>"
     async with Clients(bridge.url) as clients:
         some = [await clients.join() for _ in range(3)]
         await some[0].subscribe("upload.*")
@@ -149,7 +149,7 @@ async def test_what_everybody_gets(
         await eventually(is_ready, "ready", BACK)
         client = await clients.join()
         async with Bus(bridge) as bus:
-            for root in (Root.LIVE, Root.EVENTS):
+            for root in (Root.SERVICE, Root.EVENTS):
                 event = await bus.publish(everyone("system.maintenance"), root=root)
                 await client.expect_event(event)
 

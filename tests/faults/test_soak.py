@@ -97,7 +97,7 @@ async def ephemeral(bus: Bus, dice: random.Random) -> None:
         if dice.random() < 0.7:
             address = Address(Audience.USER, kind, resource, user)
         payload = json.dumps({**envelope(address), "padding": "x" * 2000}).encode()
-        await bus.connection.publish(bus.subjects.event(Root.LIVE, address), payload)
+        await bus.connection.publish(bus.subjects.event(Root.SERVICE, address), payload)
         await asyncio.sleep(1 / RATE)
 
 

@@ -242,7 +242,7 @@ async def test_others_do_not_wait(world: World, repetition: int, figure: Figure)
             async with world.publishing(addresses=upload, rate=100, padding=PADDING) as publisher:
                 for _ in range(150):
                     event = envelope(live)
-                    subject = bus.subjects.event(Root.LIVE, live)
+                    subject = bus.subjects.event(Root.SERVICE, live)
                     sent[event["id"]] = time.perf_counter()
                     await bus.connection.publish(subject, json.dumps(event).encode())
                     await asyncio.sleep(0.01)

@@ -82,7 +82,7 @@ async def test_of_the_sdk(
     with Proxy(own_nats_server.url) as proxy:
         settings = PublisherSettings(url=(proxy.url,), timeout=0.5)
         async with EventPublisher(settings) as service, publisher(own_nats_server.url) as other:
-            subscription = await other.subscribe("live.user.42.file.processing.f1")
+            subscription = await other.subscribe("live.service.user.42.file.processing.f1")
             await settle(other)
             [large] = service.prepare(FileProcessing(file_id="f0", status="x" * 60_000), "42")
             [event] = service.prepare(FileProcessing(file_id="f1", status="new"), "42")

@@ -82,7 +82,7 @@ async def test_a_durable_event_is_stored_acknowledged_and_republished(
     message = await listener.next()
     assert (receipt.stored, receipt.stream, receipt.sequence) == (True, stream, 1)
     assert not receipt.duplicate
-    assert message.subject == "live.user.42.upload.completed.u1"
+    assert message.subject == "live.stream.user.42.upload.completed.u1"
     assert message.headers is not None
     assert message.headers["Nats-Sequence"] == "1"
     assert message.headers["Nats-Msg-Id"] == receipt.id
@@ -137,15 +137,15 @@ async def test_several_users_get_one_event_each(
     assert [receipt.duplicate for receipt in again] == [False, False]
     assert [receipt.duplicate for receipt in retry] == [True, True]
     subjects = {(await listener.next()).subject for _ in users}
-    assert subjects == {f"live.user.user=20{n}.upload.error.u1" for n in range(100)}
+    assert subjects == {f"live.stream.user.user=20{n}.upload.error.u1" for n in range(100)}
 
 
 @pytest.mark.parametrize(
     ("to", "subject"),
     [
-        ("42", "live.user.42.system.notification.-"),
-        (SUBSCRIBERS, "live.topic.system.notification.-"),
-        (EVERYBODY, "live.all.system.notification.-"),
+        ("42", "live.stream.user.42.system.notification.-"),
+        (SUBSCRIBERS, "live.stream.topic.system.notification.-"),
+        (EVERYBODY, "live.stream.all.system.notification.-"),
     ],
 )
 async def test_each_audience_is_reached_on_its_subject(
@@ -173,7 +173,7 @@ async def test_nothing_is_sent_of_what_is_invalid(
             await uploads.error("42", "u1", "x" * 65536)
         [receipt] = await uploads.completed("42", "u1", {})
     assert receipt.sequence == 1
-    assert (await listener.next()).subject == "live.user.42.upload.completed.u1"
+    assert (await listener.next()).subject == "live.stream.user.42.upload.completed.u1"
     assert listener.heard.empty()
 
 
@@ -217,7 +217,7 @@ async def test_without_the_stream_durable_events_go_live_where_that_is_set(
         [receipt] = await UploadEvents(publisher).completed("42", "u1", {})
     message = await listener.next()
     assert (receipt.stored, receipt.sequence) == (False, None)
-    assert message.subject == "live.user.42.upload.completed.u1"
+    assert message.subject == "live.service.user.42.upload.completed.u1"
     assert message.headers is not None
     assert "Nats-Sequence" not in message.headers
 

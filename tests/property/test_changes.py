@@ -208,7 +208,7 @@ async def play(
 ) -> None:
     loop = asyncio.get_running_loop()
     house = House(clock=loop.time, spawn=loop.create_task, queue=queue)
-    house.interests.hold("live.all.>", house.hub.everybody.receive)
+    house.interests.hold("live.*.all.>", house.hub.everybody.receive)
     house.answer()
     await house.continuity.look()
     house.continuity.on_up()

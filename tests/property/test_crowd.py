@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.delivery.frames import text_frame
-from bridge.delivery.hub import CROWD, Hub
+from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush, Outbox
+from bridge.delivery.routes import CROWD
 from schemas.catalogue import Catalogue
+from schemas.subjects import Subjects
 
 RECEIVERS = CROWD + 2
 ROUTES = ("review.updated", "review.created")
@@ -55,9 +57,8 @@ def test_each_receiver_gets_what_is_its_own_in_order(steps: list[tuple[str, Any]
     hub = Hub(
         Catalogue.load(),
         flush,
-        live_root="live",
-        events_root="events",
-        stream_header=b"",
+        subjects=Subjects(),
+        stream="EVENTS",
         reject=lambda *_: None,
         max_size=65536,
     )
@@ -78,12 +79,12 @@ def test_each_receiver_gets_what_is_its_own_in_order(steps: list[tuple[str, Any]
         match what:
             case "event":
                 payload = event(which, DATA[which], number)
-                hub.topic(which).receive(f"live.topic.{which}.7".encode(), b"", payload)
+                hub.topic(which).receive(f"live.service.topic.{which}.7".encode(), b"", payload)
                 for each in members[which]:
                     wanted[each] += text_frame(payload)
             case "everybody":
                 payload = event("system.notification", '{"message":"m","level":"info"}', number)
-                hub.everybody.receive(b"live.all.system.notification.-", b"", payload)
+                hub.everybody.receive(b"live.service.all.system.notification.-", b"", payload)
                 for each in range(RECEIVERS):
                     wanted[each] += text_frame(payload)
             case "toggle":

@@ -149,7 +149,7 @@ class Story:
 async def play(before: list[int], cursor: int, script: list[tuple[str, Any]]) -> Story:
     loop = asyncio.get_running_loop()
     house = House(clock=loop.time, spawn=loop.create_task, queue=5)
-    house.interests.hold("live.all.>", house.hub.everybody.receive)
+    house.interests.hold("live.*.all.>", house.hub.everybody.receive)
     house.answer()
     await house.continuity.look()
     story = Story(house, min(cursor, len(before)))

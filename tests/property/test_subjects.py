@@ -117,7 +117,7 @@ def test_decoding_refuses_what_encoding_never_returns(token: str) -> None:
 
 @given(
     prefixes,
-    st.sampled_from((Root.EVENTS, Root.LIVE)),
+    st.sampled_from((Root.EVENTS, Root.SERVICE, Root.STREAM)),
     st.sampled_from(tuple(Audience)),
     event_types,
     st.none() | ids,
@@ -149,10 +149,15 @@ def test_a_command_is_read_as_it_was_built(prefix: str, user: str, resource: str
     assert subjects.parse_command(subject) == ("upload.cancel", user, resource)
 
 
-@given(prefixes, st.lists(near_tokens | st.sampled_from(("live", "user", "topic")), max_size=8))
-@example("", ["live", "user", "-", "upload", "progress", "1"])
-@example("", ["live", "user", "1", "upload", "progress", "-"])
-@example("", ["live", "topic", "upload", "progress", "=2e"])
+@given(
+    prefixes,
+    st.lists(
+        near_tokens | st.sampled_from(("live.service", "events", "user", "topic")), max_size=8
+    ),
+)
+@example("", ["live.service", "user", "-", "upload", "progress", "1"])
+@example("", ["live.stream", "user", "1", "upload", "progress", "-"])
+@example("", ["live.service", "topic", "upload", "progress", "=2e"])
 def test_reading_any_subject_gives_an_address_or_a_typed_error(
     prefix: str, tokens: list[str]
 ) -> None:
@@ -165,5 +170,6 @@ def test_reading_any_subject_gives_an_address_or_a_typed_error(
         return
     assert is_token(address.resource)
     assert address.user == "" or decode_id(address.user)
-    root = Root(subject.removeprefix(prefix).lstrip(".").split(".")[0])
+    words = subject.removeprefix(prefix).lstrip(".").split(".")
+    root = Root(words[0] if words[0] == Root.EVENTS else ".".join(words[:2]))
     assert subjects.event(root, address) == subject

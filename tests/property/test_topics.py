@@ -28,7 +28,7 @@ from schemas.subjects import Subjects
 from tests.support.scripted_nats import ScriptedNats, Turns
 
 TYPE = "review.updated"
-TOPIC = f"live.topic.{TYPE}."
+TOPIC = f"live.service.topic.{TYPE}."
 RESOURCES = ("1", "2", "3")
 LINGER, PATIENCE = 2.0, 3.0
 STEP = 0.25
@@ -203,7 +203,7 @@ class Switching(RuleBasedStateMachine):
         assert not self.owed
         resources = {hold.resource for hold in self.holds}
         expected = [ANY] if ANY in resources else sorted(resources)
-        assert self.nats.subjects == [TOPIC + each for each in expected]
+        assert self.nats.subjects == [f"live.*.topic.{TYPE}.{each}" for each in expected]
         for hold in self.holds:
             assert hold.confirmed
             self.topics.release(TYPE, hold.resource)

@@ -1,6 +1,6 @@
 """A service of somebody else: raw envelopes on raw subjects, through nats-py alone.
 
-``publish`` sends straight to ``live.…``, where one connection's messages keep their order; with
+``publish`` sends to ``live.service.…``, where one connection's messages keep their order; with
 ``root=Root.EVENTS`` an event goes through the stream and is acknowledged.
 """
 
@@ -142,7 +142,7 @@ class Bus:
         return sequence
 
     async def publish(
-        self, address: Address, data: object = None, *, root: Root = Root.LIVE, **fields: Any
+        self, address: Address, data: object = None, *, root: Root = Root.SERVICE, **fields: Any
     ) -> str:
         """Publish an event and return its id."""
         event = envelope(address, data, **fields)
@@ -155,7 +155,7 @@ class Bus:
         event_id: str = event["id"]
         return event_id
 
-    async def marker(self, user: str, root: Root = Root.LIVE) -> str:
+    async def marker(self, user: str, root: Root = Root.SERVICE) -> str:
         """Publish an event that every connection of this user gets, and return its id."""
         return await self.publish(to_user(user, "system.notification"), root=root)
 

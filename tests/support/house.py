@@ -96,9 +96,8 @@ class House:
         self.hub = Hub(
             CATALOGUE,
             Flush(self.turns.call_soon, max_frames=queue, max_bytes=1 << 20, clock=clock),
-            live_root="live",
-            events_root="events",
-            stream_header=b"Nats-Stream: %b\r\n" % NAME.encode(),
+            subjects=SUBJECTS,
+            stream=NAME,
             reject=lambda subject, payload, error: None,
             max_size=65_536,
         )
@@ -106,8 +105,7 @@ class House:
             self.stream,  # type: ignore[arg-type]  # a stand-in
             self.stream,  # type: ignore[arg-type]
             self.hub.order,
-            name=NAME,
-            roots=("events", "live"),
+            roots=("events", "live.stream"),
             confirmed=self._confirmed,
             tell=self._tell,
             spawn=self._spawn,
@@ -145,7 +143,7 @@ class House:
             ask=self._ask,
             failed_handshake=self._fail,
             forgive_handshake=self.failed.remove,
-            user_subject=lambda token: f"live.user.{token}.>",
+            user_subject=lambda token: f"live.*.user.{token}.>",
             spawn=self._spawn,
             share=Share(self.turns.call_soon, timer=lambda: 0.0),
             call_later=self.turns.call_later,
@@ -189,7 +187,7 @@ class House:
     def publish(self, address: Address, data: object = None) -> str:
         """Publish an event past the stream, let it come in, and return its id."""
         event = envelope(address, data)
-        self.nats.publish(SUBJECTS.event(Root.LIVE, address), json.dumps(event).encode())
+        self.nats.publish(SUBJECTS.event(Root.SERVICE, address), json.dumps(event).encode())
         self.nats.deliver_all()
         self.turns.run()
         return str(event["id"])
@@ -200,7 +198,7 @@ class House:
         payload = json.dumps(event).encode()
         _, headers = self.stream.store(SUBJECTS.event(Root.EVENTS, address), payload)
         if self.nats.is_up:
-            self.nats.publish(SUBJECTS.event(Root.LIVE, address), payload, headers)
+            self.nats.publish(SUBJECTS.event(Root.STREAM, address), payload, headers)
         return str(event["id"])
 
     def come_in(self, count: int | None = None) -> None:

@@ -22,7 +22,7 @@ async def living() -> House:
     """A house whose clock is the loop's, and that listens to what is for everybody."""
     loop = asyncio.get_running_loop()
     house = House(clock=loop.time, spawn=loop.create_task)
-    house.interests.hold("live.all.>", house.hub.everybody.receive)
+    house.interests.hold("live.*.all.>", house.hub.everybody.receive)
     house.answer()
     await house.continuity.look()
     house.continuity.on_up()

@@ -257,7 +257,7 @@ async def create_stream(
             StreamConfig(
                 name=name,
                 subjects=[f"{root}events.>"],
-                republish=RePublish(src=f"{root}events.>", dest=f"{root}live.>"),
+                republish=RePublish(src=f"{root}events.>", dest=f"{root}live.stream.>"),
                 allow_direct=True,
                 storage=StorageType.MEMORY if memory else StorageType.FILE,
             )

@@ -124,7 +124,7 @@ async def run(nats_url: str, bridge_url: str, prefix: str) -> None:
     client = await LeanClient.connect(bridge_url, f"/ws/{mint(USER, lifetime=7200)}", on_frame)
     await established.wait()
     address = to_user(USER, "user.status_changed", USER)
-    subject = Subjects(prefix).event(Root.LIVE, address)
+    subject = Subjects(prefix).event(Root.SERVICE, address)
     await receiver.subscribe(subject, cb=on_message)
     await receiver.flush()
     ended, laps = asyncio.Event(), asyncio.Queue[None]()

@@ -13,6 +13,7 @@ from typing import Final
 from bridge.broker.history import Batch, Stored
 from bridge.broker.streams import Head
 from bridge.errors import BrokerUnavailable
+from tests.support.republished import republished
 
 NAME: Final = "EVENTS"
 
@@ -52,10 +53,7 @@ class ScriptedStream:
         self.last += 1
         name = subject.encode()
         before, self._subjects[name] = self._subjects.get(name, 0), self.last
-        headers = (
-            b"NATS/1.0\r\nNats-Stream: %b\r\nNats-Subject: %b\r\nNats-Sequence: %d\r\n"
-            b"Nats-Last-Sequence: %d\r\n\r\n" % (NAME.encode(), name, self.last, before)
-        )
+        headers = republished(name, self.last, before, stream=NAME)
         self.messages[self.last] = Stored(self.last, name, payload)
         if self.is_replicated:
             self._stored_at[self.last] = asyncio.get_running_loop().time()

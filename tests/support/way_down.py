@@ -24,6 +24,7 @@ from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush, Outbox
 from schemas.catalogue import Catalogue
 from schemas.subjects import Subjects
+from tests.support.republished import republished
 from tests.support.scripted_nats import Turns
 
 EVENT: Final = (
@@ -40,19 +41,6 @@ STREAM: Final = b"5f"
 """What cursors begin with."""
 
 
-def stored(at: int, before: int = 0) -> bytes:
-    """The header block in which nats-server 2.14 republishes the stored event with this sequence.
-
-    ``before`` is the sequence of the one before it of the same subject.
-    """
-    return (
-        b"NATS/1.0\r\nNats-Msg-Id: 01970e5e-7d9a-7c1f-b1a4-%012d\r\nNats-Stream: EVENTS\r\n"
-        b"Nats-Subject: events.user.u1.upload.completed.7\r\nNats-Sequence: %d\r\n"
-        b"Nats-Time-Stamp: 2026-01-08T10:30:00.123456789Z\r\nNats-Last-Sequence: %d\r\n\r\n"
-        % (at, at, before)
-    )
-
-
 def message(sid: bytes, subject: bytes, payload: bytes, headers: bytes = b"") -> bytes:
     """What NATS writes for one event."""
     size = len(headers) + len(payload)
@@ -61,6 +49,15 @@ def message(sid: bytes, subject: bytes, payload: bytes, headers: bytes = b"") ->
     else:
         line = b"MSG %b %b %d\r\n" % (subject, sid, size)
     return line + headers + payload + b"\r\n"
+
+
+def _event(sid: bytes, subject: bytes, payload: bytes, place: tuple[int, int] | None) -> bytes:
+    """What NATS writes for one event, stored or straight from its service."""
+    if place is None:
+        return message(sid, b"live.service." + subject, payload)
+    own = b"Nats-Msg-Id: 01970e5e-7d9a-7c1f-b1a4-%012d\r\n" % place[0]
+    headers = republished(b"events." + subject, *place, own=own)
+    return message(sid, b"live.stream." + subject, payload, headers)
 
 
 class Wire:
@@ -95,9 +92,8 @@ class WayDown:
         self.hub: Final = Hub(
             Catalogue.load(),
             self.flush,
-            live_root="live",
-            events_root="events",
-            stream_header=b"Nats-Stream: EVENTS\r\n",
+            subjects=Subjects(),
+            stream="EVENTS",
             reject=lambda *_: pytest.fail("an event was rejected"),
             max_size=65536,
         )
@@ -136,7 +132,7 @@ class WayDown:
         """One more user, with one connection."""
         token = f"u{len(self.hub.users)}"
         route = self.hub.hold_user(token)
-        self._sids.append(self._interests.hold(f"live.user.{token}.>", route.receive).sid)
+        self._sids.append(self._interests.hold(f"live.*.user.{token}.>", route.receive).sid)
         route.add(self._connection(write))
 
     def _connection(self, write: Callable[[bytes], None] | None) -> Outbox:
@@ -154,11 +150,11 @@ class WayDown:
         """What NATS writes for so many events of the topic, each of them a resource's first."""
         (sid,) = self._receivers.keys() - set(self._sids)
         return b"".join(
-            message(
+            _event(
                 sid,
-                b"live.topic.review.updated.%d" % at,
+                b"topic.review.updated.%d" % at,
                 EVENT % at,
-                stored(at + 1) if durable else b"",
+                (at + 1, 0) if durable else None,
             )
             for at in range(events)
         )
@@ -172,14 +168,10 @@ class WayDown:
         for at in range(events):
             sequence, user = at + 1, at % users
             before = max(sequence - users, 0) if again else 0
-            messages.append(
-                message(
-                    self._sids[user],
-                    b"live.user.u%d.upload.completed.%d" % (user, 0 if again else at),
-                    OWN_EVENT % (0 if again else at),
-                    stored(sequence, before) if durable else b"",
-                )
-            )
+            subject = b"user.u%d.upload.completed.%d" % (user, 0 if again else at)
+            place = (sequence, before) if durable else None
+            event = OWN_EVENT % (0 if again else at)
+            messages.append(_event(self._sids[user], subject, event, place))
         return b"".join(messages)
 
 

@@ -211,7 +211,7 @@ def test_no_secret_is_said(capsys: pytest.CaptureFixture[str], chosen: Any, secr
     [
         "GET /ws/stats HTTP/1.1", "DELETE /ws/connections/c1", "POST /ws/tickets", "/ws?direct=off",
         "/ws/users/u1/disconnect", "/ws/broadcast", "token refused: the token has expired",
-        "the ticket is unknown, was used, or is too old", "live.user.u1.upload.progress.77",
+        "the ticket is unknown, was used, or is too old", "live.service.user.u1.upload.progress.77",
     ],
 )  # fmt: skip
 def test_what_is_no_secret_stays(text: str) -> None:

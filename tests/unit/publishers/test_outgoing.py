@@ -51,9 +51,13 @@ def test_durable_types_go_to_the_stream_and_ephemeral_ones_do_not() -> None:
     [ephemeral] = prepare(UploadProgress(upload_id="u1", progress=1))
     assert durable.durable
     assert durable.subject == "test.events.user.42.upload.completed.u1"
-    assert durable.live_subject == "test.live.user.42.upload.completed.u1"
+    assert durable.live_subject == "test.live.service.user.42.upload.completed.u1"
     assert not ephemeral.durable
-    assert ephemeral.subject == ephemeral.live_subject == "test.live.user.42.upload.progress.u1"
+    assert (
+        ephemeral.subject
+        == ephemeral.live_subject
+        == "test.live.service.user.42.upload.progress.u1"
+    )
 
 
 @pytest.mark.parametrize(

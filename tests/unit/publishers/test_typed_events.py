@@ -41,7 +41,7 @@ class Recorder(EventPublisher):
 CALLS: list[tuple[Call, str, dict[str, Any]]] = [
     (
         lambda p: UploadEvents(p).progress("42", "u1", 40),
-        "live.user.42.upload.progress.u1",
+        "live.service.user.42.upload.progress.u1",
         {"upload_id": "u1", "progress": 40},
     ),
     (
@@ -108,12 +108,12 @@ CALLS: list[tuple[Call, str, dict[str, Any]]] = [
     ),
     (
         lambda p: SystemEvents(p).user_status("42", "away"),
-        "live.topic.user.status_changed.42",
+        "live.service.topic.user.status_changed.42",
         {"user_id": "42", "status": "away"},
     ),
     (
         lambda p: FileEvents(p).processing("42", "f1", 10),
-        "live.user.42.file.processing.f1",
+        "live.service.user.42.file.processing.f1",
         {"file_id": "f1", "status": "processing", "progress": 10},
     ),
     (
@@ -123,7 +123,7 @@ CALLS: list[tuple[Call, str, dict[str, Any]]] = [
     ),
     (
         lambda p: FileEvents(p).status("42", "f1", "processing"),
-        "live.user.42.file.processing.f1",
+        "live.service.user.42.file.processing.f1",
         {"file_id": "f1", "status": "processing"},
     ),
     (

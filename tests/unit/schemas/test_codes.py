@@ -60,7 +60,7 @@ def test_a_reason_fits_into_a_close_frame() -> None:
         (
             RejectReason,
             "MALFORMED_SUBJECT UNKNOWN_EVENT AUDIENCE_NOT_ALLOWED INVALID_JSON INVALID_ENVELOPE "
-            "TYPE_MISMATCH RESOURCE_MISMATCH INVALID_DATA TOO_LARGE",
+            "TYPE_MISMATCH RESOURCE_MISMATCH INVALID_DATA TOO_LARGE NOT_FROM_STREAM NOT_DURABLE",
         ),
     ],
 )

@@ -57,9 +57,9 @@ def test_the_bound_is_on_the_encoded_id() -> None:
     [
         (
             "",
-            Root.LIVE,
+            Root.SERVICE,
             Address(Audience.USER, "upload.progress", "77", "42"),
-            "live.user.42.upload.progress.77",
+            "live.service.user.42.upload.progress.77",
         ),
         (
             "staging",
@@ -68,10 +68,16 @@ def test_the_bound_is_on_the_encoded_id() -> None:
             "staging.events.topic.review.updated.77",
         ),
         (
+            "",
+            Root.STREAM,
+            Address(Audience.TOPIC, "review.updated", "77"),
+            "live.stream.topic.review.updated.77",
+        ),
+        (
             "eu.staging",
-            Root.LIVE,
+            Root.SERVICE,
             Address(Audience.ALL, "system.notification"),
-            "eu.staging.live.all.system.notification.-",
+            "eu.staging.live.service.all.system.notification.-",
         ),
     ],
 )
@@ -86,19 +92,24 @@ def test_an_event_has_one_subject(prefix: str, root: Root, address: Address, sub
     [
         "",
         "live",
-        "live.user.42.upload.progress",
-        "live.user.42.upload.progress.77.more",
-        "live.topic.upload.progress",
-        "live.topic.upload.progress.",
-        "live.topic..progress.77",
-        "live.topic.Upload.progress.77",
-        "live.topic.upload.progress.a=2e",
-        "live.topic.upload.progress.*",
-        "live.nobody.upload.progress.77",
+        "live.service",
+        "live.user.42.upload.progress.77",
+        "live.bridge.user.42.upload.progress.77",
+        "live.*.user.42.upload.progress.77",
+        "services.user.42.upload.progress.77",
+        "live.service.user.42.upload.progress",
+        "live.service.user.42.upload.progress.77.more",
+        "live.service.topic.upload.progress",
+        "live.service.topic.upload.progress.",
+        "live.service.topic..progress.77",
+        "live.service.topic.Upload.progress.77",
+        "live.service.topic.upload.progress.a=2e",
+        "live.service.topic.upload.progress.*",
+        "live.service.nobody.upload.progress.77",
         "commands.upload.cancel.42.77",
-        "other.live.all.upload.progress.77",
-        "live.user.-.upload.progress.77",
-        "live.user.4=2.upload.progress.77",
+        "other.live.service.all.upload.progress.77",
+        "live.service.user.-.upload.progress.77",
+        "live.service.user.4=2.upload.progress.77",
     ],
 )
 def test_any_other_subject_is_refused(subject: str) -> None:
@@ -109,7 +120,11 @@ def test_any_other_subject_is_refused(subject: str) -> None:
 
 def test_subjects_of_another_prefix_are_refused() -> None:
     """Deployments that share an account don't read each other's subjects."""
-    for subject in ("live.all.a.b.-", "prod.live.all.a.b.-", "stagingx.live.all.a.b.-"):
+    for subject in (
+        "live.service.all.a.b.-",
+        "prod.live.service.all.a.b.-",
+        "stagingx.live.service.all.a.b.-",
+    ):
         with pytest.raises(SubjectError):
             Subjects("staging").parse(subject)
     with pytest.raises(SubjectError):
@@ -134,12 +149,15 @@ def test_a_command_that_is_malformed_is_a_typed_error() -> None:
 @pytest.mark.parametrize(
     ("prefix", "subject", "rejected"),
     [
-        ("", "live.all.a.b.-", "rejected.live.all.a.b.-"),
-        ("p", "p.events.all.a.b.-", "p.rejected.events.all.a.b.-"),
+        ("", "live.service.all.a.b.-", "rejected.service.all.a.b.-"),
+        ("p", "p.live.stream.all.a.b.-", "p.rejected.stream.all.a.b.-"),
+        ("p", "p.events.all.a.b.-", "p.rejected.stream.all.a.b.-"),
     ],
 )
 def test_what_is_rejected_keeps_its_subject(prefix: str, subject: str, rejected: str) -> None:
-    """A refused event goes to its own subject under ``rejected``, inside the prefix."""
+    """A refused event goes to what of its subject is below ``live``, inside the prefix: where a
+    service may look for its own, whether it was stored or not.
+    """
     assert Subjects(prefix).rejected(subject) == rejected
 
 

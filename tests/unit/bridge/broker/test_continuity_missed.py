@@ -137,7 +137,7 @@ class TestMissed:
         living.store(REVIEW)
         subject = "topic.review.updated.77"
         _, headers = living.stream.store(f"events.{subject}", payload)
-        living.nats.publish(f"live.{subject}", payload, headers)
+        living.nats.publish(f"live.stream.{subject}", payload, headers)
         living.store(REVIEW)
         living.come_in()
         assert visitor.stored == [1, 3]

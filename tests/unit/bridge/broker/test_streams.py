@@ -19,7 +19,7 @@ def test_the_stream_stores_events_and_republishes_them_to_live() -> None:
     """Under the prefix, whole, and open for direct reads."""
     assert WANTED.name == "EVENTS"
     assert WANTED.subjects == ["p.events.>"]
-    assert WANTED.republish == RePublish(src="p.events.>", dest="p.live.>")
+    assert WANTED.republish == RePublish(src="p.events.>", dest="p.live.stream.>")
     assert WANTED.allow_direct
     assert differences(WANTED, WANTED) == []
 
@@ -31,9 +31,9 @@ def test_the_stream_stores_events_and_republishes_them_to_live() -> None:
         ({"subjects": None}, "subjects"),
         ({"republish": None}, "republish"),
         ({"republish": RePublish(src="p.events.>", dest="p.other.>")}, "p.other"),
-        ({"republish": RePublish(src="p.events.all.>", dest="p.live.>")}, "p.events.all"),
+        ({"republish": RePublish(src="p.events.all.>", dest="p.live.stream.>")}, "p.events.all"),
         (
-            {"republish": RePublish(src="p.events.>", dest="p.live.>", headers_only=True)},
+            {"republish": RePublish(src="p.events.>", dest="p.live.stream.>", headers_only=True)},
             "whole messages",
         ),
         ({"allow_direct": False}, "allow_direct is off, not on (what is stored can't be read)"),

@@ -7,10 +7,11 @@ import pytest
 from bridge.broker.interests import Interests
 from bridge.broker.topics import MAX_COPIES, SETTLE, Overlap, Topics
 from schemas.subjects import Subjects
+from tests.support.republished import republished
 from tests.support.scripted_nats import ScriptedNats, Turns
 
 TYPE = "review.updated"
-WIDE, ONE, TWO = (f"live.topic.{TYPE}.{each}" for each in ("*", "1", "2"))
+WIDE, ONE, TWO = (f"live.*.topic.{TYPE}.{each}" for each in ("*", "1", "2"))
 LINGER = 3.0
 PATIENCE = 5.0
 
@@ -123,6 +124,18 @@ def test_two_copies_are_one_message(scene: Scene, order: tuple[int, int], header
     assert scene.got == [b"x"]
 
 
+def test_messages_are_told_apart_by_more_than_a_header(scene: Scene) -> None:
+    """Two events into which their publisher wrote the same sequence are two events."""
+    scene.hold("1")
+    scene.hold("*")
+    for sequence, place in ((7, 0), (8, 1)):
+        headers = republished("events.x", sequence, own=b"Nats-Sequence: 5\r\n")
+        scene.nats.publish(ONE, b"%d" % sequence, headers)
+        scene.nats.deliver(place)
+    scene.nats.deliver_all()
+    assert scene.got == [b"7", b"8"]
+
+
 def test_the_same_bytes_twice_are_two_messages(scene: Scene) -> None:
     """Whoever publishes the same bytes again means it: copies are told apart by their way."""
     scene.hold("1")
@@ -207,13 +220,13 @@ def test_types_do_not_touch_each_other(scene: Scene) -> None:
     scene.topics.hold("review.deleted", "*", scene.receive)
     scene.answer()
     scene.pass_time(5.0)
-    assert scene.nats.subjects == ["live.topic.review.deleted.*", ONE]
+    assert scene.nats.subjects == ["live.*.topic.review.deleted.*", ONE]
 
 
 def test_an_overlap_remembers_within_a_bound() -> None:
     """Messages whose second copy never comes don't fill the memory: the oldest are forgotten."""
     overlap = Overlap()
     for number in range(MAX_COPIES + 10):
-        assert overlap.is_news(True, b"", b"%d" % number)
-    assert overlap.is_news(False, b"", b"0")
-    assert not overlap.is_news(False, b"", b"%d" % (MAX_COPIES + 5))
+        assert overlap.is_news(True, (b"", b"", b"%d" % number))
+    assert overlap.is_news(False, (b"", b"", b"0"))
+    assert not overlap.is_news(False, (b"", b"", b"%d" % (MAX_COPIES + 5)))

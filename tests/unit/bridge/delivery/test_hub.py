@@ -12,13 +12,13 @@ from bridge.delivery.outbox import Flush, Outbox
 from schemas.catalogue import Catalogue
 from schemas.codes import RejectReason
 from schemas.errors import EventError
-from schemas.subjects import Address, Audience
+from schemas.subjects import Address, Audience, Root, Subjects
 from tests.support import own_events
 from tests.support.bus import everyone, sample, to_user, topic
+from tests.support.republished import republished
 from tests.support.scripted_nats import Turns
 
 MAX_SIZE = 2000
-STREAM = b"Nats-Stream: EVENTS\r\n"
 NONE: frozenset[str] = frozenset()
 
 
@@ -32,12 +32,6 @@ def event(address: Address, **data: object) -> bytes:
             "data": {**sample(address), **data},
         }
     ).encode()
-
-
-def stored(sequence: str = "7", stream: bytes = STREAM, subject: str = "x.events.a") -> bytes:
-    """The headers of a message that the stream has republished."""
-    text = f"Nats-Subject: {subject}\r\nNats-Sequence: {sequence}\r\nNats-Last-Sequence: 3\r\n\r\n"
-    return b"NATS/1.0\r\nNats-Msg-Id: 1\r\n" + stream + text.encode()
 
 
 class Client:
@@ -60,24 +54,27 @@ class Scene:
         self.hub = Hub(
             Catalogue.load([own_events.__name__]),
             self.flush,
-            live_root="x.live",
-            events_root="x.events",
-            stream_header=STREAM,
+            subjects=Subjects("x"),
+            stream="EVENTS",
             reject=lambda *refused: self.refused.append(refused),
             max_size=MAX_SIZE,
         )
         self.hub.order.begin(b"5f", 0)
 
-    def publish(self, address: Address, payload: bytes | None = None, headers: bytes = b"") -> None:
+    def publish(
+        self,
+        address: Address,
+        payload: bytes | None = None,
+        headers: bytes = b"",
+        root: Root = Root.SERVICE,
+    ) -> None:
         """Let an event come in on its subject, and end the iteration."""
         route = {
             Audience.TOPIC: lambda: self.hub.topic(address.event_type),
             Audience.ALL: lambda: self.hub.everybody,
             Audience.USER: lambda: self.hub.users[address.user],
         }[address.audience]()
-        user = f"{address.user}." if address.audience is Audience.USER else ""
-        tail = f"{address.audience}.{user}{address.event_type}.{address.resource}"
-        subject = f"x.live.{tail}".encode()
+        subject = Subjects("x").event(root, address).encode()
         route.receive(subject, headers, event(address) if payload is None else payload)
         self.turns.run()
 
@@ -108,7 +105,8 @@ def test_an_event_about_something_else_than_its_subject_says(
     address = Address(Audience.TOPIC, "review.updated", token)
     text = event(UPDATED, review_id=about)
     scene.publish(address, text)
-    scene.publish(address, text, stored(subject=f"x.events.topic.review.updated.{token}"))
+    headers = republished(f"x.events.topic.review.updated.{address.resource}", 7)
+    scene.publish(address, text, headers, Root.STREAM)
     assert client.writes == []
     assert scene.reasons == [RejectReason.RESOURCE_MISMATCH] * 2
     subject = f"x.events.topic.review.updated.{token}".encode()
@@ -275,7 +273,7 @@ def test_what_is_wrong_reaches_nobody_and_is_told(
     """The event is refused once, counted by its reason, with its subject and payload at hand."""
     client = Client()
     scene.hub.everybody.receivers[client.outbox] = None
-    subject = b"x.live.all." + tail
+    subject = b"x.live.service.all." + tail
     scene.hub.everybody.receive(subject, b"", payload)
     scene.turns.run()
     assert client.writes == []
@@ -285,69 +283,141 @@ def test_what_is_wrong_reaches_nobody_and_is_told(
     assert scene.hub.counts.events == 0
 
 
-def test_a_refused_event_is_told_under_the_subject_of_its_owner(scene: Scene) -> None:
-    """What came through the stream is told under the subject that it was published to."""
-    scene.hub.topic("review.updated").add(Client().outbox, "*", NONE)
-    original = "x.events.topic.review.updated.77"
-    scene.publish(UPDATED, b"{", stored(subject=original))
-    assert scene.refused[0][0] == original.encode()
+STORED = "x.events.topic.review.updated.77"
 
 
-@pytest.mark.parametrize(
-    "forged",
-    ["a b c", "x.events.topic.review.updated.7 7", "", "y.other", "x.events.>", "x.events.*"],
-)
-def test_a_forged_origin_is_no_subject_to_publish_to(scene: Scene, forged: str) -> None:
-    """Anybody may write the stream's headers: a word that is no event's subject is not used."""
+def test_a_refused_event_is_told_under_its_own_subject(scene: Scene) -> None:
+    """What came through the stream as well: the subject says who has republished it."""
     scene.hub.topic("review.updated").add(Client().outbox, "*", NONE)
-    scene.publish(UPDATED, b"{", stored(subject=forged))
-    assert scene.refused[0][0] == b"x.live.topic.review.updated.77"
+    scene.publish(UPDATED, b"{", republished(STORED, 7), Root.STREAM)
+    assert scene.refused[0][0] == b"x.live.stream.topic.review.updated.77"
+    assert scene.reasons == [RejectReason.INVALID_JSON]
+
+
+def test_what_bridges_say_to_each_other_is_no_event(scene: Scene) -> None:
+    """It comes on the same subscription, and neither reaches a client nor counts as refused; nor
+    does what stands below no root at all.
+    """
+    client = Client()
+    scene.hub.hold_user("1").add(client.outbox)
+    for subject in (
+        b"x.live.bridge.user.1.hello",
+        b"x.live.bridge.user.1.upload.completed.7",
+        b"x.live.other.user.1.upload.completed.7",
+        b"x.live.services.user.1.upload.completed.7",
+        b"y.live.service.user.1.upload.completed.7",
+    ):
+        scene.hub.users["1"].receive(subject, b"", event(to_user("1", "upload.completed", "7")))
+    scene.turns.run()
+    assert client.writes == []
+    assert scene.hub.counts.rejected == {}
+    assert scene.hub.counts.events == 0
+
+
+def block(*lines: str) -> bytes:
+    """A header block of these lines."""
+    return "".join(f"{line}\r\n" for line in ("NATS/1.0", *lines, "")).encode()
+
+
+OWN = ("Nats-Stream: EVENTS", f"Nats-Subject: {STORED}", "Nats-Sequence: 7")
+TIME = "Nats-Time-Stamp: 2026-01-08T10:30:00.123456789Z"
+LAST = "Nats-Last-Sequence: 3"
 
 
 class TestCursor:
-    """The cursor: the stream's identity and sequence, on durable events that it has stored."""
+    """The cursor: the stream's identity and sequence, on what the stream republishes."""
 
-    def delivered(
-        self, scene: Scene, headers: bytes, address: Address = UPDATED
-    ) -> dict[str, object]:
+    def come(
+        self, scene: Scene, headers: bytes, root: Root, address: Address = UPDATED
+    ) -> list[bytes]:
+        """Let an event come in; return what was written of it."""
         client = Client()
         scene.hub.topic(address.event_type).add(client.outbox, "*", NONE)
-        scene.publish(address, None, headers)
-        frame = client.writes[0]
+        scene.publish(address, None, headers, root)
+        return client.writes
+
+    def cursor(self, scene: Scene, headers: bytes, root: Root = Root.STREAM) -> object:
+        """Return the cursor of an event that came as it should."""
+        (frame,) = self.come(scene, headers, root)
         told: dict[str, object] = json.loads(frame[frame.index(b"{") :])
-        assert {**told, "cursor": None} == {**json.loads(event(address)), "cursor": None}
-        return told
+        assert {**told, "cursor": None} == {**json.loads(event(UPDATED)), "cursor": None}
+        return told.get("cursor")
 
     def test_a_stored_event_has_one(self, scene: Scene) -> None:
         """Identity and sequence of the stream, as the last field."""
-        assert self.delivered(scene, stored("7"))["cursor"] == "5f-7"
+        assert self.cursor(scene, republished(STORED, 7)) == "5f-7"
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            republished(STORED, 7, own=b""),
+            # Of what stands there twice the last counts: the server appends.
+            republished(STORED, 7, own=block(*OWN, TIME, LAST)[10:-2].replace(b" 7", b" 99")),
+            republished(STORED, 7, own=b"Nats-Stream: OTHER\r\nNats-Sequence: 99\r\n"),
+            republished(STORED, 7, own=b"Nats-Num-Pending: 3\r\nnats-sequence: 99\r\n"),
+            # Another version of the server may write more, or in another order.
+            block(*OWN, LAST),
+            block(*OWN, LAST, TIME),
+            block(*OWN, TIME, "Nats-New: 1", LAST, "Nats-Newer: 2"),
+            block(OWN[0], OWN[2], LAST, OWN[1]),
+            block(*OWN[:2], "Nats-Sequence: 99", OWN[2], TIME, LAST),
+        ],
+    )
+    def test_it_is_what_the_server_wrote(self, scene: Scene, headers: bytes) -> None:
+        """Whatever the publisher wrote before it."""
+        assert self.cursor(scene, headers) == "5f-7"
 
     @pytest.mark.parametrize(
         "headers",
         [
             b"",
-            b"NATS/1.0\r\nNats-Msg-Id: 1\r\n\r\n",
-            stored(stream=b""),
-            stored(stream=b"Nats-Stream: OTHER\r\n"),
-            stored(stream=b"Nats-Stream: EVENTS2\r\n"),
-            stored(""),
-            stored("x"),
-            stored("-1"),
-            stored('7","type":"upload.error'),
-            stored("7 8"),
-            stored("9" * 30),
+            block("Nats-Msg-Id: 1"),
+            block(*OWN[1:], TIME, LAST),
+            republished(STORED, 7, stream="OTHER"),
+            republished(STORED, 7, stream="EVENTS2"),
+            republished(STORED, 7, stream="events"),
+            republished(STORED, 7).replace(b"Nats-Stream", b"nats-stream"),
+            republished(STORED, 7)[:-2] + b"Nats-Stream: OTHER\r\n\r\n",
+            republished("x.events.topic.review.updated.78", 7),
+            republished("x.events.topic.review.updated.7", 7),
+            republished("x.events.topic.review.updated.777", 7),
+            republished("x.live.stream.topic.review.updated.77", 7),
+            republished("events.topic.review.updated.77", 7),
+            *(republished(STORED, each) for each in ("", "x", "-1", "7 8", "\u0663", "9" * 30)),
+            *(republished(STORED, each) for each in ('7","type":"upload.error', "+7", "1_0")),
+            *(republished(STORED, 7, each) for each in ("", "x", "-1", "7 8", "\u0663")),
+            # What Direct Get answers, alone and in a batch.
+            block(*OWN, TIME),
+            block(*OWN, TIME, "Nats-Num-Pending: 1", LAST),
+            block(LAST, *OWN, TIME),
+            # Lines that begin where they would if there were a stream's name before them.
+            b"\r\nNats-Sequence: 7\r\n".join([b"N" * 41 + STORED[9:].encode(), b"\r\n"]),
         ],
     )
-    def test_any_other_headers_make_none(self, scene: Scene, headers: bytes) -> None:
-        """Another stream, none, or a sequence that is no number: the event comes as it was."""
-        assert "cursor" not in self.delivered(scene, headers)
+    def test_what_the_stream_has_not_republished_is_no_event(
+        self, scene: Scene, headers: bytes
+    ) -> None:
+        """On the stream's own subjects: refused with a reason, and no position moves by it."""
+        assert self.come(scene, headers, Root.STREAM) == []
+        assert scene.reasons == [RejectReason.NOT_FROM_STREAM]
+        assert scene.hub.counts.rejected == {RejectReason.NOT_FROM_STREAM: 1}
+        assert scene.hub.order.position == 0
+        assert scene.hub.order.last == {}
 
-    def test_an_ephemeral_event_has_none(self, scene: Scene) -> None:
-        """An ephemeral type is never stored, whatever its headers say."""
+    def test_what_a_service_sends_has_none(self, scene: Scene) -> None:
+        """Whatever it wrote into its headers: they mean nothing there, and no position moves."""
+        headers = republished("x.events.topic.review.updated.77", 7)
+        assert self.cursor(scene, headers, Root.SERVICE) is None
+        assert scene.hub.order.position == 0
+
+    def test_an_ephemeral_type_is_not_in_the_stream(self, scene: Scene) -> None:
+        """Where it comes from there all the same, it is no event that clients were promised."""
         address = topic("upload.progress", "7")
-        assert "cursor" not in self.delivered(scene, stored("7"), address)
+        headers = republished("x.events.topic.upload.progress.7", 7)
+        assert self.come(scene, headers, Root.STREAM, address) == []
+        assert scene.reasons == [RejectReason.NOT_DURABLE]
 
     def test_without_a_known_stream_there_is_none(self, scene: Scene) -> None:
         """A sequence without the stream's identity would be no place to go on from."""
         scene.hub.order.identity = b""
-        assert "cursor" not in self.delivered(scene, stored("7"))
+        assert self.cursor(scene, republished(STORED, 7)) is None

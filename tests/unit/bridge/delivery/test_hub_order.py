@@ -15,21 +15,14 @@ from schemas.events import EventData, event
 from schemas.subjects import Address, Audience, Root, Subjects
 from tests.support.bus import envelope, everyone, to_user, topic
 from tests.support.kinds import CATALOGUE
+from tests.support.republished import republished
 from tests.support.scripted_nats import Turns
 
 SUBJECTS = Subjects()
-HEADER = b"Nats-Stream: EVENTS\r\n"
 REVIEW, OTHER = topic("review.updated", "77"), topic("review.updated", "78")
 MINE = to_user("1", "upload.completed", "7")
 PROGRESS = to_user("1", "upload.progress", "7")
 NONE: frozenset[str] = frozenset()
-
-
-def headers(sequence: int | str, before: int | str | None = 0, stream: bytes = HEADER) -> bytes:
-    """What the stream writes around an event that it republishes."""
-    last = "" if before is None else f"Nats-Last-Sequence: {before}\r\n"
-    text = f"Nats-Subject: events.a\r\nNats-Sequence: {sequence}\r\n{last}\r\n"
-    return b"NATS/1.0\r\nNats-Msg-Id: 1\r\n" + stream + text.encode()
 
 
 class Kept(EventData):
@@ -43,9 +36,8 @@ def _hub(catalogue: Catalogue, turns: Turns) -> Hub:
     return Hub(
         catalogue,
         Flush(turns.call_soon, max_frames=100, max_bytes=1 << 20, clock=lambda: 0.0),
-        live_root="live",
-        events_root="events",
-        stream_header=HEADER,
+        subjects=SUBJECTS,
+        stream="EVENTS",
         reject=lambda *_: None,
         max_size=65_536,
     )
@@ -66,12 +58,16 @@ class Scene:
         self.hub.topic("review.updated").confirmed("*")
         self.hub.hold_user("1").add(self.outbox)
 
-    def come(self, address: Address, sequence: int, before: int | None = 0) -> None:
+    def come(self, address: Address, sequence: int, before: int = 0) -> None:
         """A stored event comes in on its subscription."""
-        self.receive(address, f"e{sequence}", headers(sequence, before))
+        head = republished(SUBJECTS.event(Root.EVENTS, address), sequence, before)
+        self.receive(address, f"e{sequence}", head, Root.STREAM)
 
-    def receive(self, address: Address, name: str, head: bytes) -> None:
-        subject = SUBJECTS.event(Root.LIVE, address).encode()
+    def receive(
+        self, address: Address, name: str, head: bytes = b"", root: Root = Root.SERVICE
+    ) -> None:
+        """A message comes in as it is."""
+        subject = SUBJECTS.event(root, address).encode()
         payload = json.dumps(envelope(address, id=name)).encode()
         topics = self.hub.topic
         route = self.hub.users[address.user] if address.user else topics(address.event_type)
@@ -81,8 +77,7 @@ class Scene:
     def deliver(self, address: Address, sequence: int) -> None:
         """An event that was read from the stream is delivered."""
         payload = json.dumps(envelope(address, id=f"e{sequence}")).encode()
-        head = headers(sequence, None)
-        self.hub.order.pass_by(SUBJECTS.event(Root.LIVE, address).encode(), head, payload)
+        self.hub.order.pass_by(SUBJECTS.event(Root.STREAM, address).encode(), payload, sequence)
         self.turns.run()
 
     @property
@@ -137,10 +132,11 @@ class TestPosition:
 
 
 def test_a_subject_that_no_event_has_holds_nothing_up(scene: Scene) -> None:
-    """Somebody writes the stream's headers under a subject that is no text: events go on."""
-    subject, user = b"live.user.1.upload.completed.\xff", scene.hub.users["1"]
+    """The stream has an event whose subject is no text: events go on."""
+    subject, user = b"user.1.upload.completed.\xff", scene.hub.users["1"]
     for sequence, before in ((20, 5), (22, 21)):
-        user.receive(subject, headers(sequence, before), b"{}")
+        head = republished(b"events." + subject, sequence, before)
+        user.receive(b"live.stream." + subject, head, b"{}")
     scene.hub.order.fall(2)
     scene.come(REVIEW, 3)
     assert scene.came == ["e3"]
@@ -158,8 +154,8 @@ class TestDetain:
         assert scene.hub.order.first_detained() is None
         scene.come(REVIEW, 4, 3)
         scene.come(MINE, 5)
-        scene.receive(PROGRESS, "progress", b"")
-        scene.receive(MINE, "past the stream", b"")
+        scene.receive(PROGRESS, "progress")
+        scene.receive(MINE, "past the stream")
         assert scene.hub.order.first_detained() == 4
         scene.deliver(REVIEW, 3)
         assert scene.came == ["e1", "progress", "past the stream", "e3"]
@@ -228,21 +224,19 @@ class TestDetain:
         scene.turns.run()
         assert scene.came == ["e6"]
 
-    def test_nothing_is_kept_without_a_sequence_of_the_stream(self, scene: Scene) -> None:
-        """Headers that anybody may write can't make an event wait for a stream it is not of."""
+    def test_what_services_send_never_waits(self, scene: Scene) -> None:
+        """The stream's headers mean nothing on what did not come from the stream."""
         scene.hub.order.detain(anew=True)
-        for number, head in enumerate(
-            (headers("x"), headers("9" * 30), headers(3, stream=b"Nats-Stream: OTHER\r\n"))
-        ):
-            scene.receive(MINE, f"forged {number}", head)
-        assert scene.came == ["forged 0", "forged 1", "forged 2"]
+        scene.receive(MINE, "forged", republished(SUBJECTS.event(Root.EVENTS, MINE), 3))
+        assert scene.came == ["forged"]
+        assert scene.hub.order.first_detained() is None
 
     def test_an_event_for_nobody_is_no_event(self, scene: Scene) -> None:
         """What was read from the stream and nobody here wants goes nowhere."""
         scene.deliver(to_user("2", "upload.completed", "7"), 3)
         scene.deliver(topic("upload.error", "7"), 4)
-        scene.hub.order.pass_by(b"live.what.ever", headers(5), b"{}")
-        scene.hub.order.pass_by(b"", headers(6), b"{}")
+        scene.hub.order.pass_by(b"live.stream.what.ever", b"{}", 5)
+        scene.hub.order.pass_by(b"", b"{}", 6)
         assert scene.came == []
 
 
@@ -254,7 +248,7 @@ class TestMissed:
         scene.come(REVIEW, 3, 1)
         scene.come(OTHER, 5)
         scene.come(REVIEW, 9, 7)
-        assert scene.missed == [("live.topic.review.updated.77", 3, 7)]
+        assert scene.missed == [("live.stream.topic.review.updated.77", 3, 7)]
         assert scene.came == ["e3", "e5"]
         assert scene.hub.order.first_detained() == 9
         scene.deliver(REVIEW, 7)
@@ -282,7 +276,7 @@ class TestMissed:
         scene.come(MINE, 9, 5)
         assert scene.missed == []
         scene.come(MINE, 12, 11)
-        assert scene.missed == [("live.user.1.upload.completed.7", 9, 11)]
+        assert scene.missed == [("live.stream.user.1.upload.completed.7", 9, 11)]
 
     @pytest.mark.parametrize("resource", ["*", "77"])
     def test_what_came_before_nats_had_the_subscription_is_not_missing(
@@ -298,7 +292,7 @@ class TestMissed:
         route.confirmed(resource)
         scene.come(REVIEW, 10, 9)
         scene.come(REVIEW, 12, 11)
-        assert scene.missed == [("live.topic.review.updated.77", 10, 11)]
+        assert scene.missed == [("live.stream.topic.review.updated.77", 10, 11)]
 
     @pytest.mark.parametrize("mine", [False, True])
     def test_what_is_read_meanwhile_does_not_make_a_hole(self, scene: Scene, mine: bool) -> None:
@@ -334,15 +328,26 @@ class TestMissed:
         route.remove(scene.outbox, "77")
         scene.come(REVIEW, 12, 9)
         scene.come(REVIEW, 15, 14)
-        assert scene.missed == [("live.topic.review.updated.77", 12, 14)]
+        assert scene.missed == [("live.stream.topic.review.updated.77", 12, 14)]
 
-    @pytest.mark.parametrize("before", ["", "x", "-1", "9" * 40, "7 8", "\u0663", "2", "3"])
-    def test_forged_headers_find_nothing(self, scene: Scene, before: str) -> None:
-        """A word that is no sequence, or one before what came: the event goes on."""
+    @pytest.mark.parametrize("before", [2, 3])
+    def test_what_came_is_not_missing(self, scene: Scene, before: int) -> None:
+        """The one before it is what came last, or older than that: the event goes on."""
         scene.come(REVIEW, 3)
-        scene.receive(REVIEW, "next", headers(9, before))
+        scene.come(REVIEW, 9, before)
         assert scene.missed == []
-        assert scene.came == ["e3", "next"]
+        assert scene.came == ["e3", "e9"]
+
+    def test_a_subject_whose_past_is_gone_begins_anew(self, scene: Scene) -> None:
+        """Retention took what came of it: the next is its first for the stream, and the one after
+        that follows it. Nothing is looked for, and nothing comes twice.
+        """
+        scene.come(REVIEW, 3, 1)
+        for _ in range(2):
+            scene.come(REVIEW, 9, 0)
+            scene.come(REVIEW, 12, 9)
+            assert scene.missed == []
+            scene.hub.order.age()
 
     def test_the_subjects_that_are_remembered_are_bounded(
         self, scene: Scene, monkeypatch: pytest.MonkeyPatch
@@ -354,7 +359,7 @@ class TestMissed:
         scene.come(topic("review.updated", "1"), 225, 222)
         assert scene.missed == []
         scene.come(topic("review.updated", "18"), 230, 228)
-        assert scene.missed == [("live.topic.review.updated.18", 118, 228)]
+        assert scene.missed == [("live.stream.topic.review.updated.18", 118, 228)]
 
 
 class TestFall:
@@ -389,7 +394,7 @@ class TestRecall:
             (b"events.nobody.review.updated.77", None),
             (b"events.user.1", None),
             (b"events.topic", None),
-            (b"live.topic.review.updated.77", None),
+            (b"live.stream.topic.review.updated.77", None),
             (b"other", None),
             (b"", None),
         ],

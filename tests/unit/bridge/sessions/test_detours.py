@@ -9,6 +9,7 @@ from typing import Any
 from bridge.sessions.session import ENOUGH
 from tests.support.bus import envelope, to_user, topic
 from tests.support.house import House, Visitor, person
+from tests.support.republished import republished
 
 REVIEW = topic("review.updated", "77")
 MINE = to_user("1", "upload.completed", "7")
@@ -274,7 +275,7 @@ class TestReplacedStream:
 
 
 class TestForged:
-    """Anybody may publish past the stream, with headers of his own."""
+    """Somebody can write to where the stream republishes, with its headers."""
 
     async def test_a_sequence_that_is_none_costs_a_slow_client_nothing(self, living: House) -> None:
         """It does not fit, and what comes behind it is made up for, all the same."""
@@ -284,13 +285,10 @@ class TestForged:
         for _ in range(100):
             living.store(MINE)
         living.come_in()
-        headers = (
-            b"NATS/1.0\r\nNats-Stream: EVENTS\r\nNats-Sequence: 999999999\r\n"
-            b"Nats-Last-Sequence: 100\r\n\r\n"
-        )
-        living.nats.publish(
-            "live.user.1.upload.completed.7", json.dumps(envelope(MINE)).encode(), headers
-        )
+        subject = "user.1.upload.completed.7"
+        headers = republished(f"events.{subject}", 999_999_999, 100)
+        payload = json.dumps(envelope(MINE)).encode()
+        living.nats.publish(f"live.stream.{subject}", payload, headers)
         living.come_in()
         for _ in range(50):
             living.store(MINE)

@@ -45,7 +45,7 @@ def test_nobody_comes_in_while_what_all_need_is_refused(house: House) -> None:
     """Nor is an older connection of the user closed for it."""
     visitors = [Visitor(house, person()) for _ in range(3)]
     house.answer()
-    house.interests.hold("live.all.>", house.hub.everybody.receive, lasting=True)
+    house.interests.hold("live.*.all.>", house.hub.everybody.receive, lasting=True)
     late = Visitor(house, person())
     assert late.peer.closes == [(1013, "TRY_AGAIN_LATER")]
     assert [each.session.state for each in visitors] == [State.OPEN] * 3
