@@ -43,6 +43,7 @@ from bridge.identity.tokens import Identity, Revoked, TokenVerifier
 from bridge.limits.budget import Budget
 from bridge.limits.rates import SlidingWindow, steady_clock
 from bridge.limits.share import Share
+from bridge.limits.units import Units
 from bridge.loop import FairLoop
 from bridge.sessions.admission import Admission, Doors
 from bridge.sessions.commands import Commands
@@ -181,6 +182,9 @@ class Bridge:
             max_connections=limits.max_connections, max_per_user=limits.max_connections_per_user
         )
         self._rates: Final = SlidingWindow(limits.rate_limit_messages, limits.rate_limit_window)
+        self._units: Final = Units(
+            limits.subscription_units, max(limits.rate_limit_window, 2 * limits.linger), loop.time
+        )
         self._ticket_rates: Final = SlidingWindow(
             limits.rate_limit_messages, limits.rate_limit_window
         )
@@ -202,6 +206,7 @@ class Bridge:
             subjects=subjects,
             registry=self._registry,
             rates=self._rates,
+            units=self._units,
             verify=self._verifier.verify_or_fetch,
             is_revoked=self._revocations.is_revoked,
             ask=self._commands.ask,
@@ -240,6 +245,7 @@ class Bridge:
                 self._recent.tick,
                 self._local_tickets.purge,
                 self._replay_budget.sweep,
+                self._units.sweep,
                 lambda: self._rates.sweep(self._wall()),
                 lambda: self._ticket_rates.sweep(self._wall()),
                 self._failures.sweep,

@@ -386,6 +386,13 @@ class LimitSettings(Settings):
         ge=1,
         description="units (type and resource) that the patterns of one connection come to",
     )
+    subscription_units: int = Field(
+        8192,
+        alias="BRIDGE_SUBSCRIPTION_UNITS",
+        ge=1,
+        description="units of all connections of one user, with those given back within the window "
+        "of the rate",
+    )
     replay_messages: int = Field(
         100_000,
         alias="BRIDGE_REPLAY_MESSAGES",

@@ -39,6 +39,7 @@ class Limits(_Model):
     connection_timeout: int
     replay_messages: int
     max_subscriptions: int
+    subscription_units: int
 
 
 class EstablishedData(_Model):

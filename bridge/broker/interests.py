@@ -13,6 +13,7 @@ does not hold up the events of all.
 from __future__ import annotations
 
 import logging
+import sys
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -26,6 +27,9 @@ AT_ONCE: Final = 16
 """Waiters that are told in one loop iteration. A new client waits twice, for its user's interest
 and for its first subscription, and an iteration accepts four: with only twice four, a crowd that
 has come together once would never be done, and everybody behind it would wait."""
+
+SLICE: Final = 1024
+"""Units that are asked for at once."""
 
 GATHER: Final = 0.002
 """Seconds from one PING to the next at the least. The first of a crowd is asked for at once; what
@@ -72,7 +76,8 @@ class _Batch:
     def __init__(self, arrived: Callable[[_Batch], None]) -> None:
         self._arrived = arrived
         self.units: list[Unit] = []
-        self.waiters: deque[tuple[float, Confirmed]] = deque()
+        self.waiters: deque[tuple[float, Confirmed, int]] = deque()
+        """Until when each waits, whom to tell, and for how many of the units."""
 
     def done(self) -> bool:
         return False
@@ -187,7 +192,7 @@ class Interests:
         else:
             batch = self._asked
             self._schedule()
-        batch.waiters.append((self._clock() + self._patience, confirmed))
+        batch.waiters.append((self._clock() + self._patience, confirmed, len(batch.units)))
 
     def on_denied(self, subject: str) -> None:
         """NATS refuses this subscription: whoever waits for it is told, and it is asked anew when
@@ -226,10 +231,10 @@ class Interests:
         """The connection is gone: the PINGs on their way are lost, and with them their answers."""
         waiters = [waiter for batch in self._sent for waiter in batch.waiters]
         self._sent.clear()
-        asked = self._asked.waiters
+        waiters += self._asked.waiters
         self._asked = _Batch(self._on_pong)
-        self._asked.waiters.extend(waiters)
-        self._asked.waiters.extend(asked)
+        # Each waits for all that will be asked for again.
+        self._asked.waiters.extend((until, told, sys.maxsize) for until, told, _ in waiters)
 
     def on_up(self) -> None:
         """The connection is back: ask for everything again, and confirm it."""
@@ -253,6 +258,8 @@ class Interests:
             # storm of connects costs few of them.
             return
         batch, self._asked = self._asked, _Batch(self._on_pong)
+        if len(batch.units) > SLICE:
+            self._split(batch)
         batch.units = [unit for unit in batch.units if unit.sid in self._units]
         if not batch.units and not batch.waiters:
             return
@@ -265,6 +272,17 @@ class Interests:
             batch,
         )
 
+    def _split(self, batch: _Batch) -> None:
+        # Thousands would keep the loop busy, and NATS: who waits for the first is told first.
+        rest = self._asked
+        rest.units, batch.units = batch.units[SLICE:], batch.units[:SLICE]
+        waiters, batch.waiters = batch.waiters, deque()
+        for until, confirmed, count in waiters:
+            if count <= SLICE:
+                batch.waiters.append((until, confirmed, count))
+            else:
+                rest.waiters.append((until, confirmed, count - SLICE))
+
     def _on_pong(self, batch: _Batch) -> None:
         if not self._sent or self._sent[0] is not batch:
             return  # of a connection that is gone
@@ -276,7 +294,7 @@ class Interests:
         denied = [unit for unit in batch.units if unit.denied and unit.sid in self._units]
         for unit in denied:
             self._refuse(unit)
-        self._answered.extend((confirmed, not denied) for _, confirmed in batch.waiters)
+        self._answered.extend((confirmed, not denied) for _, confirmed, _ in batch.waiters)
         self._tell_first()
 
     def _refuse(self, unit: Unit) -> None:

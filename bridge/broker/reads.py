@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from bridge.broker.fair import FairSlots
 from bridge.broker.history import EVERYTHING, MAX_BATCH_BYTES, Batch, History
 from bridge.limits.budget import Budget
-from bridge.limits.fair import FairSlots
 
 AT_ONCE: Final = 4
 """Requests on their way at once: one more has to wait for all of them in nats-server."""

@@ -9,6 +9,7 @@ whatever order NATS writes them in.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice, takewhile
 from typing import Final
 
 from bridge.broker.ingest import Receive
@@ -20,6 +21,8 @@ SETTLE: Final = 1.0
 """Seconds for which both ways stay subscribed after NATS has confirmed the new one."""
 REMEMBER: Final = 2.0
 """Seconds for which copies are still told apart after the old way was left."""
+AT_A_TIME: Final = 2048
+"""Units that are asked for or left in one tick, of all types together: some 10 ms."""
 MAX_COPIES: Final = 65_536
 """Messages that wait for their second copy; over it the oldest are forgotten."""
 
@@ -101,6 +104,8 @@ class Topics:
         self._clock: Final = clock
         self._linger: Final = linger
         self._topics: Final[dict[str, _Topic]] = {}
+        self._room = AT_A_TIME
+        """Units that may change yet in this tick."""
 
     def hold(self, event_type: str, resource: str, receive: Receive) -> None:
         """Want a type's events of one resource, or of any (``*``)."""
@@ -147,6 +152,7 @@ class Topics:
     def tick(self) -> None:
         """Move every type towards what is wanted of it."""
         now = self._clock()
+        self._room = AT_A_TIME
         for topic in list(self._topics.values()):
             if topic.overlap and topic.overlap.ends is not None and topic.overlap.ends <= now:
                 topic.overlap = None
@@ -158,7 +164,10 @@ class Topics:
                 del self._topics[topic.event_type]
 
     def _let_go(self, topic: _Topic, now: float) -> None:
-        gone = [resource for resource, until in topic.idle.items() if until <= now]
+        # They are in the order in which they were given back.
+        due = takewhile(lambda item: item[1] <= now, topic.idle.items())
+        gone = [resource for resource, _ in islice(due, self._room)]
+        self._room -= len(gone)
         for resource in gone:
             del topic.idle[resource]
         self._interests.drop([topic.narrow.pop(resource) for resource in gone])
@@ -170,9 +179,11 @@ class Topics:
                 topic.wide = None
 
     def _ask_narrow(self, topic: _Topic) -> None:
-        for resource in topic.wants:
-            if resource not in topic.narrow:
-                topic.narrow[resource] = self._subscribe(topic, resource)
+        # What there is no room for now is asked for when this has settled.
+        missing = (resource for resource in topic.wants if resource not in topic.narrow)
+        for resource in list(islice(missing, max(1, self._room))):
+            topic.narrow[resource] = self._subscribe(topic, resource)
+            self._room -= 1
         self._overlap(topic)
 
     def _overlap(self, topic: _Topic) -> None:
@@ -196,12 +207,18 @@ class Topics:
         if not topic.wants_any and topic.wants.keys() - topic.narrow.keys():
             self._ask_narrow(topic)  # more was wanted meanwhile
             return
-        topic.settles = None
         if topic.wants_any:
-            old = list(topic.narrow.values())
-            topic.narrow.clear()
-            topic.idle.clear()
+            some = list(islice(topic.narrow, max(1, self._room)))
+            self._room -= len(some)
+            old = [topic.narrow.pop(resource) for resource in some]
+            for resource in some:
+                topic.idle.pop(resource, None)
+            if topic.narrow:
+                self._interests.drop(old)
+                return  # both copies come of the rest until the next tick
+            topic.settles = None
         else:
+            topic.settles = None
             old = [topic.wide] if topic.wide is not None else []
             topic.wide = None
         self._interests.drop(old)

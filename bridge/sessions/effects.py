@@ -79,6 +79,8 @@ def receive(session: Session, data: bytes, is_text: bool) -> None:
         env.limits.max_subscriptions,
         env.limits.max_interests,
         env.limits.max_message_size,
+        session.wishes.units,
+        env.units.left(identity.user),
     )
     effect: Effect | None = None
     try:

@@ -53,6 +53,7 @@ def announced(limits: LimitSettings) -> Limits:
         heartbeat_interval=math.ceil(limits.heartbeat_interval),
         connection_timeout=math.ceil(limits.connection_timeout),
         max_subscriptions=limits.max_subscriptions,
+        subscription_units=limits.subscription_units,
         replay_messages=limits.replay_messages,
     )
 

@@ -5,6 +5,7 @@ The session applies the effects; see ``session.py``.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -104,6 +105,10 @@ class View:
     max_subscriptions: int
     max_interests: int
     max_message_size: int
+    units: int = 0
+    """Units that the patterns come to."""
+    units_left: int = sys.maxsize
+    """Units that the user may hold beside those."""
 
 
 def handle(message: AnyClientMessage, view: View) -> Effect:
@@ -133,7 +138,7 @@ def handle(message: AnyClientMessage, view: View) -> Effect:
 
 def _subscribe(message: Subscribe, view: View) -> Change | Answer:
     patterns = dict(view.patterns)
-    units = sum(len(_resolve(held, view)) for held in patterns.values())
+    units, left = view.units, view.units_left
     accepted: list[str] = []
     reasons: dict[str, PatternReason] = {}
     effective: set[str] = set()
@@ -147,10 +152,11 @@ def _subscribe(message: Subscribe, view: View) -> Change | Answer:
             if not keys:
                 reasons[text] = PatternReason.NOT_PERMITTED
                 continue
-            if units + len(keys) > view.max_interests:
+            if units + len(keys) > view.max_interests or len(keys) > left:
                 reasons[text] = PatternReason.TOO_MANY_SUBSCRIPTIONS
                 continue
             units += len(keys)
+            left -= len(keys)
             patterns[text] = wish
         accepted.append(text)
         effective.update(key.event_type for key in keys)

@@ -60,6 +60,8 @@ largest size has fewer.
 """
 ENOUGH: Final = 16 * 1024
 """Bytes that a client has to take within the stall timeout while it can't be written to."""
+FEW_UNITS: Final = 32
+"""Units of a connection that are given back at once when it ends; more wait for their turn."""
 MAX_EARLY: Final = 100
 """Messages that may come before ``connection.established`` is sent."""
 
@@ -106,7 +108,7 @@ class Session:
         self.state = State.AWAITING
         self.outbox = Outbox(socket.write, self._overflowed, self._faulted)
         socket.lend(self.outbox)
-        self.wishes = Wishes(env.catalogue, env.hub, env.topics, self.outbox)
+        self.wishes = Wishes(env.catalogue, env.hub, env.topics, self.outbox, env.units)
         self.replay: Replay | None = None
         self.pacer: detours.Pacer | None = None
         self._unit: Unit | None = None
@@ -147,6 +149,7 @@ class Session:
         self._set_deadline()
         for oldest in env.registry.identify(self, identity.user_id):
             oldest.replace()
+        self.wishes.user = identity.user
         route = env.hub.hold_user(identity.user)
         self._unit = env.interests.hold(env.user_subject(identity.user), route.receive)
         self.when_confirmed(partial(self._confirmed, reply_to=reply_to))
@@ -280,11 +283,11 @@ class Session:
         if self.pacer is not None:
             self.pacer.stop()
             self.pacer = None
-        try:
-            self.wishes.clear()
-        except Exception:
-            # The rest of the connection must not stay for it.
-            log.exception("connection %s could not give back all that it held", self.id)
+        if len(self.wishes.keys) <= FEW_UNITS:
+            self._give_back()
+        else:
+            # Nothing is written to it any more, and many may go at once.
+            env.share.run(self._give_back)
         if identity is not None:
             env.hub.everybody.receivers.pop(self.outbox, None)
         if self._unit is not None and identity is not None:
@@ -294,6 +297,13 @@ class Session:
             self._unit = None
         env.registry.remove(self, self.user_id)
         env.observer.ended(self, *ended, len(env.registry), self._socket.acknowledged)
+
+    def _give_back(self) -> None:
+        try:
+            self.wishes.clear()
+        except Exception:
+            # The rest of the connection must not stay for it.
+            log.exception("connection %s could not give back all that it held", self.id)
 
     # What the socket calls.
 
@@ -507,7 +517,9 @@ class Session:
         self.identity = identity
         self._set_deadline()
         self._set_permits(identity)
-        return self.wishes.regrant(identity.grants)
+        return self.wishes.regrant(
+            identity.grants, self.env.limits.max_interests, self.env.units.left(identity.user)
+        )
 
     def _set_permits(self, identity: Identity) -> None:
         if not self.intro.direct:

@@ -17,6 +17,7 @@ from bridge.delivery.hub import Hub
 from bridge.identity.tokens import Identity
 from bridge.limits.rates import SlidingWindow
 from bridge.limits.share import Share
+from bridge.limits.units import Units
 from bridge.sessions.handlers import Ask
 from bridge.sessions.registry import Registry
 from bridge.sessions.turns import Turns
@@ -48,6 +49,7 @@ class Surroundings:
     subjects: Subjects
     registry: Registry
     rates: SlidingWindow
+    units: Units
     verify: Callable[[str], Awaitable[Identity]]
     """Takes a token; raises :class:`TokenError`."""
     is_revoked: Callable[[Identity], bool]

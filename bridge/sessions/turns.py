@@ -6,7 +6,7 @@ import asyncio
 import sys
 from typing import Final, Protocol
 
-from bridge.limits.fair import FairSlots
+from bridge.broker.fair import FairSlots
 
 
 class Needy(Protocol):

@@ -56,6 +56,7 @@ async def test_established(bridge: BridgeProcess) -> None:
         "heartbeat_interval": 30,
         "connection_timeout": 60,
         "max_subscriptions": 128,
+        "subscription_units": 8192,
         "replay_messages": 100_000,
     }
 

@@ -22,6 +22,7 @@ from bridge.identity.tokens import Identity
 from bridge.limits.budget import Budget
 from bridge.limits.rates import SlidingWindow
 from bridge.limits.share import Share
+from bridge.limits.units import Units
 from bridge.sessions import turns
 from bridge.sessions.detours import look_after
 from bridge.sessions.handlers import Ask
@@ -138,6 +139,7 @@ class House:
             subjects=SUBJECTS,
             registry=self.registry,
             rates=SlidingWindow(100, 60),
+            units=Units(limits.subscription_units, limits.rate_limit_window, clock),
             verify=self._verify,
             is_revoked=lambda identity: False,
             ask=self._ask,

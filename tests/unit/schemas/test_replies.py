@@ -51,6 +51,7 @@ def test_established_has_all_of_its_fields() -> None:
         heartbeat_interval=30,
         connection_timeout=60,
         max_subscriptions=128,
+        subscription_units=8192,
         replay_messages=100_000,
     )
     data = EstablishedData(

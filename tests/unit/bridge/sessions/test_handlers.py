@@ -35,11 +35,14 @@ def view(
 ) -> View:
     """A session that holds these patterns, under these grants."""
     bounds = {"max_subscriptions": 5, "max_interests": 1000, "max_message_size": 65_536}
+    patterns = {text: Pattern.parse(text) for text in held}
+    grants = Grants(Rules.parse(list(allow), list(deny)), command, CATALOGUE)
+    units = sum(len(grants.resolve(each, CATALOGUE)) for each in patterns.values())
     return View(
-        patterns={text: Pattern.parse(text) for text in held},
-        grants=Grants(Rules.parse(list(allow), list(deny)), command, CATALOGUE),
+        patterns=patterns,
+        grants=grants,
         catalogue=CATALOGUE,
-        **{**bounds, **limits},
+        **{**bounds, "units": units, **limits},
     )
 
 
@@ -151,6 +154,8 @@ class TestSubscribe:
         """A pattern that would need too many interests is refused, a smaller one after it not."""
         given = view("review.*", max_interests=5)
         _, data, _ = subscribe("upload.*", "file.*", given=given)
+        assert data.events == ["file.*"]
+        _, data, _ = subscribe("upload.*", "file.*", given=view("review.*", units_left=3))
         assert data.events == ["file.*"]
         assert data.reasons == {"upload.*": PatternReason.TOO_MANY_SUBSCRIPTIONS}
 
