@@ -7,9 +7,9 @@ with the PONGs that confirm them. Everything else goes on to nats-py, whole oper
 and into :class:`Ingest`, its parser made careful.
 
 This is the one file that knows nats-py's internals: ``Client._ps``, ``_pongs``, ``_transport``,
-``_process_msg``, ``_nuid``, ``TcpTransport._io_writer``, ``Parser.parse``/``reset``; but for the
-inbox, which :func:`schemas.bus.renew_inbox` knows. Nothing here may block: it runs in the event
-loop's reads.
+``_process_msg``, ``_nuid``, ``_resp_map``, ``_resp_sub_prefix``, ``TcpTransport._io_writer``,
+``Parser.parse``/``reset``; but for a refused inbox, which :func:`schemas.bus.renew_inbox` knows.
+Nothing here may block: it runs in the event loop's reads.
 Protocol: NATS client protocol, https://docs.nats.io/reference/reference-protocols/nats-protocol.
 """
 
@@ -172,6 +172,8 @@ class Ingest(Parser):
     def __init__(self, client: Client, receivers: Receivers) -> None:
         self._receivers = receivers
         self._unreadable = 0
+        self.unasked = 0
+        """Answers that nobody waits for: too late, or to no request."""
         self.tapped = False
         """Whether a :class:`Tap` hands on what is left of this connection."""
         self.on_denied: Callable[[str], None] = lambda subject: None
@@ -231,6 +233,10 @@ class Ingest(Parser):
         sid = words[2]
         if not sid.isdigit() or len(sid) > MAX_DIGITS:
             raise IngestError("a subscription id is unknown")
+        if self._is_unasked(words[1]):
+            # nats-py would keep up to 128 MiB of such before it looks at them.
+            self.unasked += 1
+            return
         try:
             await self.nc._process_msg(
                 int(sid), words[1], reply, content[split:-2], content[:split] or None
@@ -245,6 +251,12 @@ class Ingest(Parser):
                     self._unreadable,
                     type(error).__name__,
                 )
+
+    def _is_unasked(self, subject: bytes) -> bool:
+        inbox = self.nc._resp_sub_prefix
+        if inbox is None or not subject.startswith(inbox):
+            return False
+        return subject[len(inbox) :].decode("latin-1") not in self.nc._resp_map
 
     async def _pass_on(self, operation: bytes) -> None:
         try:

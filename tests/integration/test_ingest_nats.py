@@ -38,6 +38,8 @@ class TestNatsPy:
         assert client._pongs_received == 0
         assert client._pings_outstanding == 0
         assert client._transport is None
+        assert client._resp_map == {}
+        assert client._resp_sub_prefix is None
         install(client, {}, print)
         assert isinstance(client._ps, Ingest)
 

@@ -30,6 +30,7 @@ class ScriptedClient:
         self._pongs_received = 0
         self._pings_outstanding = 0
         self._resp_sub_prefix: bytearray | None = None
+        self._resp_map: dict[str, Any] = {}
         self._subs: dict[int, Any] = {}
 
     @property

@@ -300,6 +300,22 @@ def test_a_subscription_that_is_denied_is_told() -> None:
     assert [call[0] for call in client.calls] == ["error", "error"]
 
 
+def test_an_answer_that_nobody_waits_for_goes_no_further() -> None:
+    """Whoever may publish to the bridges' inbox can't fill what nats-py keeps for its requests."""
+    client, parser = scripted()
+    feed(parser, b"MSG _INBOX_b.own.x 3 2\r\nhi\r\n")
+    client._resp_sub_prefix = bytearray(b"_INBOX_b.own.")
+    client._resp_map["asked"] = None
+    feed(parser, b"MSG _INBOX_b.own.x 3 2\r\nhi\r\n", b"MSG _INBOX_b.own.asked 3 2\r\nhi\r\n")
+    feed(parser, b"MSG _INBOX_b.owner 3 2\r\nhi\r\n", b"MSG _INBOX_b.own.asked.x 3 2\r\nhi\r\n")
+    assert [call[2] for call in client.calls] == [
+        b"_INBOX_b.own.x",
+        b"_INBOX_b.own.asked",
+        b"_INBOX_b.owner",
+    ]
+    assert parser.unasked == 2
+
+
 def test_a_refused_inbox_is_given_up_when_nats_py_comes_to_it() -> None:
     """Not before: answers that came ahead of the refusal are still on their way."""
     client, parser = scripted()
