@@ -280,6 +280,7 @@ class Bridge:
                 lambda: self._stream.problem,
                 lambda: self._continuity.state,
                 lambda: self._interests.missing,
+                lambda: self._stream.clock.words,
             ),
             tickets=tickets.router(
                 self._tickets, settings.identity.ticket_ttl, self._ticket_rates, self._wall
@@ -370,6 +371,7 @@ class Bridge:
             caught_up=self._continuity.completed,
             nats_up=self._connection.is_up,
             stream_up=not self._stream.problem,
+            clock_behind=self._stream.clock.behind,
             catching_up=bool(self._continuity.state),
             interests=len(self._interests),
             tasks=len(asyncio.all_tasks(self._loop)),

@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from nats.js.api import RePublish, RetentionPolicy, StorageType, StreamConfig, StreamInfo
 
+from bridge.broker.clock import ClockComparison
 from bridge.broker.connection import Connection, Nobody
 from bridge.errors import BrokerUnavailable
 from bridge.settings import StreamSettings
@@ -176,6 +177,7 @@ class Stream:
         self.head: Head | None = None
         """What was seen last; None before the stream was seen."""
         self._away_since = -math.inf
+        self.clock: Final = ClockComparison()
         self.problem = "not looked for yet"
         """Why there is no stream to rely on, in words; empty when there is."""
 
@@ -260,7 +262,10 @@ class Stream:
         return True
 
     async def _info(self, request: dict[str, Any]) -> dict[str, Any]:
-        return await self._call("INFO", json.dumps(request).encode() if request else b"")
+        asked_at = time.time()
+        answer = await self._call("INFO", json.dumps(request).encode() if request else b"")
+        self.clock.seen(answer.get("ts"), asked_at, time.time())
+        return answer
 
     def _subject(self, operation: str) -> str:
         return f"$JS.API.STREAM.{operation}.{self._name}"

@@ -19,10 +19,12 @@ def router(
     stream_problem: Callable[[], str],
     catching_up: Callable[[], str],
     missing: Callable[[], str],
+    clock: Callable[[], str],
 ) -> APIRouter:
     """Return the routes. A stream that is missing is told, but live delivery goes on without it;
     so is what is being read from it after a break. ``missing`` are subscriptions that every client
-    needs and NATS refuses.
+    needs and NATS refuses. ``clock`` says how this machine's differs from NATS's, which leaves it
+    ready.
     """
     routes = APIRouter(tags=["health"])
 
@@ -38,6 +40,7 @@ def router(
             "nats": "ok",
             "stream": stream or "ok",
             "catch_up": catching_up() or "ok",
+            "clock": clock() or "ok",
         }
         ready = not is_draining()
         try:

@@ -47,6 +47,8 @@ class Reading:
     stream_up: bool
     """Whether events can be resumed; else delivery is live only."""
     catching_up: bool
+    clock_behind: float | None
+    """Seconds by which this machine's clock is behind NATS's; None before they were compared."""
     interests: int
     """Subscriptions at NATS that connections hold, or that linger for one that comes back."""
     tasks: int
@@ -79,6 +81,12 @@ class _Numbers(Collector):
             ("timers", "Timers of the event loop that are still to come", now.timers),
         ):
             yield GaugeMetricFamily(f"bridge_{name}", told, value=value)
+        if now.clock_behind is not None:
+            yield GaugeMetricFamily(
+                "bridge_clock_behind_seconds",
+                "How far this machine's clock is behind NATS's; negative: ahead",
+                value=now.clock_behind,
+            )
         for name, told, value in (
             ("connections_evicted", "Pending ones that made room for others", now.evicted),
             ("events", "Events that came in and were in order", now.events),

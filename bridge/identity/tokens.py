@@ -290,7 +290,7 @@ class TokenVerifier:
 
     def _early(self, seconds: float) -> TokenError:
         if seconds >= A_CLOCKS_FAULT:
-            return TokenError(f"the token is not valid for another {seconds // 3600:.0f} hours")
+            return TokenError("the token is not valid for a day yet")
         now = self._clock()
         if abs(now - self._told_at) >= TELL_EVERY:
             self._told_at = now

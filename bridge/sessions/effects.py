@@ -132,7 +132,8 @@ def _apply(session: Session, effect: Effect, identity: Identity) -> None:
         case Ask():
             _ask(session, effect, identity)
         case Renew(message):
-            session.env.spawn(_renew(session, message, identity))
+            session.refreshes += 1
+            session.env.spawn(_renew(session, message, identity, session.refreshes))
         case Nothing():
             session.errors_in_row = 0
 
@@ -214,7 +215,7 @@ async def _command(session: Session, effect: Ask, identity: Identity) -> None:
         session.send(reply)
 
 
-async def _renew(session: Session, message: AuthRefresh, before: Identity) -> None:
+async def _renew(session: Session, message: AuthRefresh, before: Identity, number: int) -> None:
     refused = later = ""
     try:
         identity = await session.env.verify(message.data.token)
@@ -236,6 +237,12 @@ async def _renew(session: Session, message: AuthRefresh, before: Identity) -> No
         _refuse(session, error(ErrorCode.TOKEN_INVALID, refused, reply_to=message.id))
         return
     session.errors_in_row = 0
+    if number < session.refreshed:
+        # A key had to be fetched for this one, and meanwhile the token after it came into force.
+        assert session.identity is not None
+        session.send(_refreshed(session.identity, [], message.id))
+        return
+    session.refreshed = number
     try:
         _go_on_as(session, identity, message.id)
     except Exception:
@@ -247,10 +254,7 @@ def _go_on_as(session: Session, identity: Identity, reply_to: str | None) -> Non
     removed = session.renew(identity)
     order, replay = detours.follow(session, had), session.replay
     wanted = frozenset(session.wishes.keys)
-    reply = AuthRefreshed(
-        data=AuthRefreshedData(expires_at=rfc3339(identity.expires_at), removed=removed),
-        reply_to=reply_to,
-    )
+    reply = _refreshed(identity, removed, reply_to)
 
     def confirmed(_: bool) -> None:
         if session.state is State.OPEN:
@@ -260,3 +264,10 @@ def _go_on_as(session: Session, identity: Identity, reply_to: str | None) -> Non
                 replay.order(order)
 
     session.when_confirmed(confirmed)
+
+
+def _refreshed(identity: Identity, removed: list[str], reply_to: str | None) -> AuthRefreshed:
+    return AuthRefreshed(
+        data=AuthRefreshedData(expires_at=rfc3339(identity.expires_at), removed=removed),
+        reply_to=reply_to,
+    )

@@ -90,6 +90,8 @@ class Session:
         "next_ping",
         "outbox",
         "pacer",
+        "refreshed",
+        "refreshes",
         "replay",
         "signs",
         "stalled_since",
@@ -116,6 +118,8 @@ class Session:
         self._intake: Intake | None = None
         self._notified = False
         self.waiting_commands = 0
+        self.refreshes = self.refreshed = 0
+        """How many ``auth.refresh`` came, and the number of the one that is in force."""
         self.connected_at = time.time()
         self.last_seen = now
         self.last_heartbeat = now

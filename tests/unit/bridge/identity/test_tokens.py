@@ -193,7 +193,7 @@ def test_a_token_of_the_future_is_refused(
     assert "clock" in caplog.text
     far = bench.refuse(bench.token(**{claim: clock.now + 24 * 3600}))
     assert not isinstance(far, NotYetValid)
-    assert far.reason == "the token is not valid for another 24 hours"
+    assert far.reason == "the token is not valid for a day yet"
     clock.now += 10
     bench.verify(token)
 

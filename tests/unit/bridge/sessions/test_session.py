@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Coroutine, Generator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from bridge.identity.tokens import Identity
 from bridge.sessions.states import State
 from schemas.codes import RECONNECT
 from tests.support.bus import to_user, topic
@@ -215,3 +219,43 @@ def test_without_grants_direct_events_are_kept_back(house: House) -> None:
     house.publish(to_user("1", "file.ready", "7"))
     event = house.publish(to_user("1", "upload.progress", "7"))
     assert visitor.heard == ["connection.established", event]
+
+
+class _Turn:
+    """Awaited, it gives way once."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
+def test_of_two_refreshes_at_once_the_last_counts() -> None:
+    """Where the key of the first has to be fetched, the second comes into force before it; the
+    first is answered with what is in force, and takes nothing back.
+    """
+    tasks: list[Coroutine[Any, Any, None]] = []
+    house = House(spawn=tasks.append)
+    lifetimes = {"slow": 100.0, "fast": 500.0}
+    known = {"fast"}
+
+    async def verify(token: str) -> Identity:
+        while token not in known:
+            await _Turn()
+        return person("1", lifetimes[token])
+
+    house.env = replace(house.env, verify=verify)
+    visitor = Visitor(house, person())
+    house.answer()
+    visitor.say("auth.refresh", "a", token="slow")
+    visitor.say("auth.refresh", "b", token="fast")
+    slow, fast = tasks
+    slow.send(None)
+    for task in (fast, slow):
+        known.add("slow" if task is slow else "fast")
+        with pytest.raises(StopIteration):
+            task.send(None)
+        house.answer()
+    answers = [each for each in visitor.messages if each["type"] == "auth.refreshed"]
+    assert [each["reply_to"] for each in answers] == ["b", "a"]
+    assert answers[0]["data"] == answers[1]["data"]
+    assert visitor.session.identity is not None
+    assert visitor.session.identity.expires_at > time.time() + 400
