@@ -46,6 +46,25 @@ demo: setup ## Run everything here: embedded broker, bridge on 127.0.0.1:8000, s
 test: setup ## Run the tests (ARGS='tests/unit -k name')
 	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
 
+# The WebSocket libraries that tests connect with live in an environment of their own. What this
+# machine can't install or build is left out, and said.
+$(VENV)-clients/.installed: tests/libraries/requirements.txt
+	@$(FIND_PYTHON); \
+	"$$python" -m venv --clear "$(VENV)-clients" && \
+	"$(VENV)-clients/bin/python" -m pip install --disable-pip-version-check --quiet -r tests/libraries/requirements.txt && \
+	touch "$@"
+
+.PHONY: clients
+clients: setup $(VENV)-clients/.installed ## Connect with WebSocket libraries of Python, Node and C (CLOSE_REPETITIONS=50)
+	@names=websockets,aiohttp,websocket-client,picows; \
+	if ! command -v npm >/dev/null; then echo 'left out: ws and undici, since there is no npm'; \
+	else npm ci --prefix tests/node --no-audit --no-fund --loglevel=error && names=$$names,ws,undici; fi; \
+	if ! $(CC) -O1 -o "$(VENV)-clients/bin/libwebsockets-client" tests/libraries/libwebsockets_client.c -lwebsockets -lpthread 2>/dev/null; then \
+	echo 'left out: libwebsockets, which takes a C compiler and libwebsockets-dev'; \
+	else names=$$names,libwebsockets; fi; \
+	CLIENT_ENVIRONMENT="$(abspath $(VENV))-clients" CLIENT_LIBRARIES=$$names CLOSE_REPETITIONS=$${CLOSE_REPETITIONS:-5} \
+	  $(BIN)/pytest -n auto --dist worksteal tests/contract/test_client_libraries.py $(ARGS)
+
 .PHONY: faults
 faults: setup ## Break things again and again, and count every event (ARGS='-k broker')
 	@FAULT_REPETITIONS=$${FAULT_REPETITIONS:-3} FAULT_SCALE=$${FAULT_SCALE:-3} \
