@@ -58,7 +58,7 @@ $(VENV)-clients/.installed: tests/libraries/requirements.txt
 clients: setup $(VENV)-clients/.installed ## Connect with WebSocket libraries of Python, Node and C (CLOSE_REPETITIONS=50)
 	@names=websockets,aiohttp,websocket-client,picows; \
 	if ! command -v npm >/dev/null; then echo 'left out: ws and undici, since there is no npm'; \
-	else npm ci --prefix tests/node --no-audit --no-fund --loglevel=error && names=$$names,ws,undici; fi; \
+	else npm ci --prefix tests/node --no-audit --no-fund --loglevel=error || exit; names=$$names,ws,undici; fi; \
 	if ! $(CC) -O1 -o "$(VENV)-clients/bin/libwebsockets-client" tests/libraries/libwebsockets_client.c -lwebsockets -lpthread 2>/dev/null; then \
 	echo 'left out: libwebsockets, which takes a C compiler and libwebsockets-dev'; \
 	else names=$$names,libwebsockets; fi; \

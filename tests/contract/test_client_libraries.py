@@ -1,7 +1,7 @@
 """One story for WebSocket libraries of Python, Node and C, over ``ws`` and ``wss``.
 
-Each library runs in a program of its own (``tests/libraries``). ``make test`` takes the one that the
-project's environment has; ``make clients`` installs the others, and names them.
+Each library runs in a program of its own (``tests/libraries``). ``make test`` takes the one that
+the project's environment has; ``make clients`` installs the others, and names them.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def _all() -> Iterator[Library]:
 
 _wanted = os.environ.get("CLIENT_LIBRARIES", "websockets").split(",")
 LIBRARIES: Final = tuple(library for library in _all() if library.name in _wanted)
-"""Those that ``CLIENT_LIBRARIES`` names, joined by commas; the project's own where it is not set."""
+"""Those that ``CLIENT_LIBRARIES`` names, joined by commas; else the one that is always there."""
 
 
 class Program:
