@@ -353,7 +353,7 @@ class LimitSettings(Settings):
     max_message_size: int = Field(
         64 * 1024,
         alias="BRIDGE_MAX_MESSAGE_SIZE",
-        ge=1024,
+        ge=4096,
         le=16 * 1024 * 1024,
         description="bytes of one message, both ways; four times that closes the connection",
     )

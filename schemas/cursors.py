@@ -16,6 +16,8 @@ from schemas.errors import CursorError
 
 MAX_CURSOR: Final = 64
 """Longest cursor in characters: an identity of 16 digits and two sequences of 64 bits."""
+CURSOR_ROOM: Final = len(',"cursor":""') + MAX_CURSOR
+"""Bytes that a cursor adds to an event, at the most: a stored event is smaller by so much."""
 
 _CURSOR: Final = re.compile(r"([0-9a-f]{1,16})-([0-9]{1,20})(?:-([0-9]{1,20}))?", re.ASCII)
 

@@ -19,6 +19,7 @@ from bridge.delivery.republished import BEFORE, SEQUENCE, TIME, Place, Republish
 from bridge.delivery.routes import DirectRoute, TopicRoute, Types
 from schemas.catalogue import Catalogue, EventType
 from schemas.codes import RejectReason
+from schemas.cursors import CURSOR_ROOM
 from schemas.envelope import splice_cursor
 from schemas.errors import EventError, IdError
 from schemas.subjects import MAX_ID_BYTES, NO_RESOURCE, Audience, Root, Subjects, decode_id
@@ -67,6 +68,7 @@ class Hub:
         self._detours: Final = flush.detours
         self._reject: Final = reject
         self._max_size: Final = max_size
+        self._max_stored: Final = max_size - CURSOR_ROOM
         self._republished: Final = Republished(stream, subjects.root(Root.EVENTS))
         self._line: Final = self._republished.line
         # A dict for each audience, which its routes keep: hashing an Enum costs a call.
@@ -183,8 +185,8 @@ class Hub:
                 about = _resource_id(token)
             else:
                 about = token
-            if len(payload) > self._max_size:
-                raise EventError(RejectReason.TOO_LARGE, f"{len(payload)} bytes")
+            if len(payload) > self._max_stored and (sequence or len(payload) > self._max_size):
+                raise self._too_large(payload, sequence)
             event_type.check(payload, about)
         except EventError as error:
             self._refuse(subject, payload, error)
@@ -264,12 +266,17 @@ class Hub:
                 rest = rest.partition(".")[2]
             type_name, _, resource = rest.rpartition(".")
             event_type = self._types[audience].stored.get(type_name.encode())
-            if event_type is None or len(payload) > self._max_size or not is_stored:
+            if event_type is None or len(payload) > self._max_stored or not is_stored:
                 return None
             event_type.check(payload, _resource_id(resource))
         except (EventError, ValueError):
             return None
         return audience, event_type, resource, text_frame(splice_cursor(payload, cursor))
+
+    def _too_large(self, payload: bytes, sequence: bytes) -> EventError:
+        most = self._max_stored if sequence else self._max_size
+        told = f"{len(payload)} bytes, {most} at the most"
+        return EventError(RejectReason.TOO_LARGE, f"{told} with a cursor" if sequence else told)
 
     def _unknown(self, types: Types, name: bytes) -> EventError:
         if name in types.every:

@@ -26,7 +26,7 @@ from schemas.commands import (
     Unsubscribe,
     UploadCancel,
 )
-from schemas.cursors import Cursor
+from schemas.cursors import CURSOR_ROOM, Cursor
 from schemas.errors import CursorError, IdError, PatternError
 from schemas.patterns import Pattern
 from schemas.replies import (
@@ -44,6 +44,8 @@ from schemas.replies import (
 )
 from schemas.subjects import encode_id
 
+BESIDE_PATTERNS: Final = 2048
+"""Bytes of a message beside the patterns that it names: whatever the client's own ``id`` is."""
 MAX_NAME: Final = 64
 """Characters of an unknown event type that an answer repeats."""
 
@@ -139,6 +141,8 @@ def handle(message: AnyClientMessage, view: View) -> Effect:
 def _subscribe(message: Subscribe, view: View) -> Change | Answer:
     patterns = dict(view.patterns)
     units, left = view.units, view.units_left
+    # Together they fit into one message, whatever takes all of them away.
+    room = view.max_message_size - BESIDE_PATTERNS - sum(len(held) + 3 for held in patterns)
     accepted: list[str] = []
     reasons: dict[str, PatternReason] = {}
     effective: set[str] = set()
@@ -152,9 +156,11 @@ def _subscribe(message: Subscribe, view: View) -> Change | Answer:
             if not keys:
                 reasons[text] = PatternReason.NOT_PERMITTED
                 continue
-            if units + len(keys) > view.max_interests or len(keys) > left:
+            fits = len(text) + 3 <= room and units + len(keys) <= view.max_interests
+            if not fits or len(keys) > left:
                 reasons[text] = PatternReason.TOO_MANY_SUBSCRIPTIONS
                 continue
+            room -= len(text) + 3
             units += len(keys)
             left -= len(keys)
             patterns[text] = wish
@@ -254,9 +260,10 @@ def _unsubscribe(message: Unsubscribe, view: View) -> Change | Answer:
 
 
 def _fitting(change: Change, view: View) -> Change | Answer:
-    # The answer repeats what was asked, so a client chooses its size.
+    # The answer repeats what was asked, so a client chooses its size; its cursor comes later.
     first = change.replies[0]
-    if len(first.to_bytes()) <= view.max_message_size:
+    most = view.max_message_size - CURSOR_ROOM
+    if all(len(reply.to_bytes()) <= most for reply in change.replies):
         return change
     return Answer(
         error(

@@ -173,15 +173,15 @@ async def test_invalid_utf8(pair: tuple[Client, Client]) -> None:
 
 async def test_size_limit_is_a_setting(start_bridge: StartBridge) -> None:
     """``BRIDGE_MAX_MESSAGE_SIZE`` moves both bounds."""
-    bridge = start_bridge(BRIDGE_MAX_MESSAGE_SIZE="2048")
+    bridge = start_bridge(BRIDGE_MAX_MESSAGE_SIZE="4096")
     async with Clients(bridge.url) as clients:
         client = await clients.join()
-        assert client.established["data"]["limits"]["max_message_size"] == 2048
-        await client.send_raw(sized(2048))
+        assert client.established["data"]["limits"]["max_message_size"] == 4096
+        await client.send_raw(sized(4096))
         await client.expect("pong")
-        await client.send_raw(sized(2049))
+        await client.send_raw(sized(4097))
         assert (await client.expect("error"))["data"]["code"] == "MESSAGE_TOO_LARGE"
-        await client.send_raw(sized(4 * 2048 + 1))
+        await client.send_raw(sized(4 * 4096 + 1))
         await client.expect_close(codes.MESSAGE_TOO_BIG)
 
 
