@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from bridge.http.callers import Check
+from bridge.http.callers import Check, address_of
 from bridge.http.cors import PageCalls
 from bridge.http.docs import SCHEMA, add_docs
 from bridge.http.hosts import AllowedHosts
@@ -105,8 +105,9 @@ def takes_body(api: FastAPI, scope: Mapping[str, Any]) -> bool:
     )
 
 
-async def websocket_only() -> JSONResponse:
+async def websocket_only(request: Request) -> JSONResponse:
     """Tell whoever asks for the WebSocket without an upgrade; never what stood in the path."""
+    request.app.state.observer.request_refused(426, "no upgrade", address_of(request), "/ws")
     return JSONResponse(
         {
             "code": "UPGRADE_REQUIRED",

@@ -39,18 +39,20 @@ async def caller(
     """Return who calls, or answer 401 (503 when the token may be good, but can't be told yet)."""
     check: Check = request.app.state.check_token
     reason, observer = "a bearer token is needed", request.app.state.observer
+    where = (address_of(request), path_of(request))
     if credentials is not None:
         try:
             return await check(credentials.credentials)
         except (KeyNeeded, NotYetValid) as problem:
             # The token may be good.
+            observer.request_refused(503, problem.reason, *where)
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE, problem.reason, headers={"Retry-After": "10"}
             ) from None
         except TokenError as problem:
             reason = problem.reason
-            observer.token_refused(reason, address_of(request))
-    observer.request_refused(401, reason, address_of(request), path_of(request))
+            observer.tokens.add(reason)
+    observer.request_refused(401, reason, *where)
     raise HTTPException(
         status.HTTP_401_UNAUTHORIZED, reason, headers={"WWW-Authenticate": "Bearer"}
     )

@@ -181,3 +181,13 @@ async def test_a_client_that_does_not_read(start_bridge: StartBridge) -> None:
         async with asyncio.timeout(10):
             while await number("connections_closing"):
                 pass  # asking takes a while
+
+
+async def test_a_proxy_that_drops_the_upgrade_is_found(bridge: BridgeProcess) -> None:
+    """A request for the WebSocket without an upgrade is a line, without what stood in its path."""
+    token = mint(new_user())
+    async with http(bridge.url) as client:
+        assert (await client.get(f"/ws/{token}")).status_code == 426
+    line = await wait_line(bridge, Line.REQUEST_REFUSED, status=426)
+    assert (line["reason"], line["path"]) == ("no upgrade", "/ws")
+    assert token not in bridge.output
