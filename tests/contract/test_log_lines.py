@@ -191,3 +191,66 @@ async def test_a_proxy_that_drops_the_upgrade_is_found(bridge: BridgeProcess) ->
     line = await wait_line(bridge, Line.REQUEST_REFUSED, status=426)
     assert (line["reason"], line["path"]) == ("no upgrade", "/ws")
     assert token not in bridge.output
+
+
+async def test_rate_limiting_is_told_and_counted(start_bridge: StartBridge) -> None:
+    """Who sends too much: a line with the user, and each refusal in the count."""
+    bridge = start_bridge(
+        BRIDGE_LOG_FORMAT="json", BRIDGE_LOG_LEVEL="info", BRIDGE_RATE_LIMIT_MESSAGES="5"
+    )
+    user = new_user()
+    async with Clients(bridge.url) as clients:
+        client = await clients.join(user)
+        for _ in range(8):
+            await client.send("heartbeat")
+        for _ in range(3):
+            await client.expect_error("RATE_LIMIT_EXCEEDED")
+        line = await wait_line(bridge, Line.RATE_LIMITED, user_id=user)
+        assert line["connection_id"] == client.id
+    async with http(bridge.url, mint("admin", role="admin")) as api:
+        text = (await api.get("/metrics")).text
+    assert 'bridge_errors_total{code="RATE_LIMIT_EXCEEDED"} 3.0' in text
+    assert 'bridge_client_messages_total{type="heartbeat"} 5.0' in text
+
+
+HOSTILE = "x\n2026-01-01T00:00:00.000Z ERROR bridge: forged\x1b[31m\u2028\x00"
+
+
+@pytest.mark.parametrize("format_", ["text", "json"])
+async def test_nobody_forges_a_line(start_bridge: StartBridge, format_: str) -> None:
+    """Line breaks and controls in a user id, an e-mail address, a pattern, a message's type, a
+    header, a path: each record stays one line, and none is of their making.
+    """
+    bridge = start_bridge(BRIDGE_LOG_FORMAT=format_, BRIDGE_LOG_LEVEL="debug")
+    async with Clients(bridge.url) as clients:
+        client = await clients.join(HOSTILE, email=HOSTILE)
+        await client.ask("subscribe", {"events": ["upload.*", HOSTILE]})
+        await client.send(HOSTILE)
+        await client.expect("error")
+        await client.send("upload.cancel", {"upload_id": HOSTILE})
+        await client.expect("error")
+        # What a header may hold: NEL and CSI, as bytes.
+        reader, writer = await asyncio.open_connection("127.0.0.1", bridge.port)
+        writer.write(
+            b"GET /ws HTTP/1.1\r\nHost: h\x85\x9b\r\nOrigin: https://e\x85\x9b31m\r\n"
+            b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+            b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        )
+        async with asyncio.timeout(5):
+            assert (await reader.read(100)).startswith(b"HTTP/1.1 403")
+        writer.close()
+        await clients.rejected("/%0a2026-01-01T00:00:00.000Z%20ERROR")
+        admin = mint(HOSTILE, role="admin")
+        async with http(bridge.url, admin) as api:
+            await api.post("/ws/broadcast", json={"type": HOSTILE, "data": 1})
+    bridge.terminate()
+    assert bridge.wait() == 0
+    lines_ = [each for each in bridge.output.splitlines() if "bridge ready on" not in each]
+    assert len(lines_) > 8
+    for line in lines_:
+        if format_ == "json":
+            assert json.loads(line)["logger"] != "bridge"
+        else:
+            assert re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z [A-Z]+ [\w.]+: ", line), line
+            assert "ERROR bridge: forged" not in line[:60]
+            assert line.isprintable(), line
