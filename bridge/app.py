@@ -25,6 +25,7 @@ from bridge.broker.interests import Interests
 from bridge.broker.reads import Reads
 from bridge.broker.recent import Recent
 from bridge.broker.rejects import Rejects
+from bridge.broker.shape import wanted
 from bridge.broker.streams import Stream
 from bridge.broker.topics import Topics
 from bridge.certificates import renew
@@ -106,7 +107,16 @@ class Bridge:
             settings.bus, f"bridge-{self._replica}", receivers, self._flush
         )
         self._stream: Final = Stream(
-            self._connection, settings.bus.stream, subjects, settings.stream
+            self._connection,
+            subjects,
+            wanted(
+                settings.bus.stream,
+                subjects,
+                settings.stream,
+                catalogue=catalogue,
+                max_message_size=limits.max_message_size,
+            ),
+            create=settings.stream.create,
         )
         self._ticket_bucket: Final = Bucket(
             self._connection, tickets_shape(settings), clock=loop.time

@@ -115,6 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--strict", action="store_true", help="end with 1 when there are warnings")
     check.set_defaults(command=_check)
 
+    stream = commands.add_parser(
+        "stream", help="show how the stream differs from what is needed, or mend it"
+    )
+    stream.add_argument("action", choices=("plan", "apply"), help="show it, or do it")
+    stream.add_argument("--json", action="store_true", help="as one JSON object")
+    stream.set_defaults(command=_stream)
+
     settings = commands.add_parser("settings", help="list every setting and its meaning")
     settings.add_argument("--markdown", action="store_true", help="as the README's table")
     settings.add_argument("--write", metavar="FILE", help="renew the table in this file")
@@ -184,6 +191,12 @@ def _check(options: argparse.Namespace) -> int:
     from bridge.commands import check
 
     return check.run(strict=options.strict)
+
+
+def _stream(options: argparse.Namespace) -> int:
+    from bridge.commands import stream
+
+    return stream.run(options.action, as_json=options.json)
 
 
 def _settings(options: argparse.Namespace) -> int:

@@ -12,29 +12,29 @@ import copy
 import json
 import logging
 import math
+import random
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from typing import Any, Final
 
-from nats.js.api import RePublish, RetentionPolicy, StorageType, StreamConfig, StreamInfo
+from nats.js.api import StreamConfig, StreamInfo
 
 from bridge.broker.clock import ClockComparison
 from bridge.broker.connection import Connection, Nobody
+from bridge.broker.shape import choices, differences, missing
 from bridge.errors import BrokerUnavailable
-from bridge.settings import StreamSettings
-from schemas.subjects import Root, Subjects
+from schemas.subjects import Subjects
 
 log = logging.getLogger(__name__)
 
-DUPLICATE_WINDOW: Final = 120.0
-"""Seconds within which a second message with one ``Nats-Msg-Id`` is a duplicate."""
 MAX_DELETED: Final = 10_000
 """Deleted messages inside the stream that are looked through; with more, none is ruled out."""
 
 NOT_FOUND: Final = 10059
 """nats-server's error code of a stream that does not exist."""
+
+EXISTS: Final = "it is there already, and is another one"
+NOT_ALLOWED: Final = "NATS does not allow this user to"
 
 PATIENCE: Final = 2.0
 """Seconds that NATS has to show that it has handled a request, or refuses it."""
@@ -44,102 +44,13 @@ REFUSED_FOR: Final = 300.0
 """Seconds until the stream is asked for again where this user may not make it. Each try is a
 violation in the server's log, and permissions change seldom."""
 
-BREAKING: Final = {
-    "allow_direct": "what is stored can't be read",
-    "retention": "events do not stay for those who come back",
-    "mirror": "it takes no events itself",
-    "subject_transform": "events are stored under other subjects",
-    "sealed": "it takes no events any more",
-    "no_ack": "publishers do not hear that an event is stored",
-    "allow_msg_counter": "it takes counters only",
-}
-"""What has to be as it is wanted, and what is broken where it is not."""
-
-CHOSEN: Final = {
-    "max_age": "",
-    "max_bytes": "",
-    "max_msgs_per_subject": "",
-    "num_replicas": "",
-    "max_msgs": "beyond it the oldest go",
-    "max_msg_size": "larger events are refused",
-    "discard": "a full stream refuses new events",
-    "storage": "a restart of NATS loses what is stored",
-    "persist_mode": "a crash of NATS loses events that it has acknowledged",
-    "duplicate_window": "an event that is sent again later comes twice",
-    "sources": "it also takes what other streams have",
-    "allow_rollup_hdrs": "who publishes can delete what is stored",
-}
-"""What whoever made the stream may choose, and what that costs where it is not in the settings."""
-
-
-def wanted(name: str, subjects: Subjects, settings: StreamSettings) -> StreamConfig:
-    """Return how the stream must look; what an owner may choose is as in the settings."""
-    events, live = subjects.root(Root.EVENTS), subjects.root(Root.STREAM)
-    return StreamConfig(
-        name=name,
-        subjects=[f"{events}.>"],
-        retention=RetentionPolicy.LIMITS,
-        storage=StorageType.FILE,
-        max_age=settings.max_age,
-        max_bytes=settings.max_bytes,
-        max_msgs=-1,
-        max_msgs_per_subject=settings.max_per_subject or -1,
-        num_replicas=settings.replicas,
-        duplicate_window=min(DUPLICATE_WINDOW, settings.max_age),
-        allow_direct=True,
-        republish=RePublish(src=f"{events}.>", dest=f"{live}.>"),
-    )
-
-
-def differences(found: StreamConfig, want: StreamConfig) -> list[str]:
-    """Tell what of an existing stream would break delivery; empty when nothing would."""
-    told = []
-    if set(found.subjects or ()) != set(want.subjects or ()):
-        told.append(f"subjects are {found.subjects}, not {want.subjects}")
-    republish = found.republish
-    if republish is None or republish.headers_only:
-        told.append("it does not republish whole messages")
-    elif want.republish is not None and (republish.src, republish.dest) != (
-        want.republish.src,
-        want.republish.dest,
-    ):
-        told.append(f"it republishes {republish.src} to {republish.dest}")
-    return told + _unlike(BREAKING, found, want)
-
-
-def choices(found: StreamConfig, want: StreamConfig) -> list[str]:
-    """Tell what else of an existing stream is not as the bridge would make it: it breaks nothing,
-    but keeps events shorter, less safely, or longer.
-    """
-    names = dict(CHOSEN)
-    if found.duplicate_window > want.duplicate_window:
-        del names["duplicate_window"]
-    return _unlike(names, found, want)
-
-
-def _unlike(names: Mapping[str, str], found: StreamConfig, want: StreamConfig) -> list[str]:
-    told = []
-    for name, effect in names.items():
-        mine, theirs = getattr(want, name), getattr(found, name)
-        if mine != theirs and (mine or theirs):  # what is off may be left out, false or empty
-            words = f"{name} is {_shown(theirs)}, not {_shown(mine)}"
-            told.append(f"{words} ({effect})" if effect else words)
-    return told
-
-
-def _shown(value: object) -> str:
-    match value:
-        case None | False | []:
-            return "off"
-        case True:
-            return "on"
-        case Enum():
-            return str(value.value)
-        case str():
-            return value
-        case int() | float():
-            return f"{value:.15g}"
-    return "set"
+ROUNDS: Final = 5
+"""Times that subjects are added at one look before it is left to the next."""
+PAUSE: Final = (0.1, 0.3)
+"""Seconds, by chance, after which it is looked whether another bridge has written over what was
+added: an update replaces the whole configuration, and has no compare-and-set. With a pause as long
+as a write takes in a cluster none of six that added at once lost anything.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,12 +70,18 @@ class Stream:
     """The stream of one deployment, as the bridge found it."""
 
     def __init__(
-        self, connection: Connection, name: str, subjects: Subjects, settings: StreamSettings
+        self, connection: Connection, subjects: Subjects, want: StreamConfig, *, create: bool
     ) -> None:
+        """``want`` is how it must look; with ``create`` it is made where it is missing, and takes
+        the subjects that it lacks.
+        """
+        assert want.name is not None
         self._connection: Final = connection
-        self._name: Final = name
-        self._create: Final = settings.create
-        self._want: Final = wanted(name, subjects, settings)
+        self._name: Final = want.name
+        self._subjects: Final = subjects
+        self._create: Final = create
+        self._want: Final = want
+        self._types: Final = list(want.subjects or ())
         self._running: asyncio.Task[Head] | None = None
         self._next: asyncio.Task[Head] | None = None
         self._noted: list[str] = []
@@ -173,6 +90,7 @@ class Stream:
         self.is_replicated = False
         """Whether it is on more than one server, of which those that follow may be behind."""
         self._refused_until = 0.0
+        self._lacks: list[str] = []
         self._holes: tuple[tuple[str, int, int], list[int]] | None = None
         self.head: Head | None = None
         """What was seen last; None before the stream was seen."""
@@ -221,27 +139,86 @@ class Stream:
             error = answer.get("error")
         if error is not None:
             raise BrokerUnavailable(str(error.get("description", "JetStream refuses")))
+        for _ in range(ROUNDS):
+            if not await self._add_missing(answer):
+                break
+            await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311  # by chance, no secret
+            answer = await self._info({})
         return self._read(answer)
+
+    async def _add_missing(self, answer: dict[str, Any]) -> bool:
+        """Have the stream take the types of this bridge that it lacks; whether it was told to.
+
+        All else goes back as the server gave it, also what is not known here.
+        """
+        config = answer.get("config")
+        if not isinstance(config, dict):
+            return False
+        found = config.get("subjects") or []
+        lacks = missing(found, self._types)
+        loop = asyncio.get_running_loop()
+        if not lacks or not self._may_add(config):
+            self._tell_lacks(lacks)
+            return False
+        if loop.time() < self._refused_until:
+            return False
+        written = json.dumps({**config, "subjects": sorted({*found, *lacks})}).encode()
+        try:
+            told = await self._request_change("UPDATE", written)
+        except BrokerUnavailable as problem:
+            told = str(problem)
+        if told:
+            self._refused_until = loop.time() + REFUSED_FOR
+            self._tell_lacks(lacks, told)
+            return False
+        log.info("stream %s: takes %s too", self._name, ", ".join(lacks))
+        return True
+
+    def _may_add(self, config: dict[str, Any]) -> bool:
+        if not self._create:
+            return False
+        try:
+            found = StreamConfig.from_response(copy.deepcopy(config))
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return False
+        return not differences(found, self._want, self._subjects)
+
+    def _tell_lacks(self, lacks: list[str], why: str = "") -> None:
+        if lacks == self._lacks:
+            return
+        self._lacks = lacks
+        if lacks:
+            log.warning(
+                "stream %s: it does not take %s, so that NATS refuses such events: "
+                "`bridge stream apply` adds them%s",
+                self._name,
+                ", ".join(lacks),
+                f" (adding them here did not work: {why})" if why else "",
+            )
 
     async def _make(self) -> None:
         loop = asyncio.get_running_loop()
         if loop.time() >= self._refused_until:
-            if await self._request_new():
+            told = await self._request_change("CREATE", json.dumps(self._want.as_dict()).encode())
+            if told == EXISTS:
+                return  # another bridge was faster; what this one's types need is added
+            if not told:
                 log.info("stream %s made", self._name)
                 return
+            if told != NOT_ALLOWED:
+                raise BrokerUnavailable(f"it does not exist, and can't be made: {told}")
             self._refused_until = loop.time() + REFUSED_FOR
         raise BrokerUnavailable("it does not exist, and NATS does not allow this user to make it")
 
-    async def _request_new(self) -> bool:
-        """Let JetStream make it; False where this user may not ask for that.
+    async def _request_change(self, operation: str, payload: bytes) -> str:
+        """Have JetStream make or change it; why not, in words, where it does not.
 
         NATS answers a request that it does not permit to the connection alone, so that whoever
         asked would wait until the time is up. It does so before the PONG of a PING behind it.
         """
-        client, subject = self._connection.client, self._subject("CREATE")
+        client, subject = self._connection.client, self._subject(operation)
         before = client.last_error
-        payload = json.dumps(self._want.as_dict()).encode()
-        asking = asyncio.get_running_loop().create_task(self._call("CREATE", payload))
+        asking = asyncio.get_running_loop().create_task(self._call(operation, payload))
         asking.add_done_callback(_seen)
         try:
             await asyncio.sleep(0)  # nats-py has it now
@@ -252,14 +229,11 @@ class Stream:
                 await self._connection.round_trip(PATIENCE)
             last = client.last_error
             if last is not before and f'"{subject}"'.lower() in str(last).lower():
-                return False
+                return NOT_ALLOWED
             error = (await asking).get("error")
         finally:
             asking.cancel()
-        if error is not None:
-            told = error.get("description", "JetStream refuses")
-            raise BrokerUnavailable(f"it does not exist, and can't be made: {told}")
-        return True
+        return "" if error is None else refusal(error)
 
     async def _info(self, request: dict[str, Any]) -> dict[str, Any]:
         asked_at = time.time()
@@ -308,7 +282,7 @@ class Stream:
     def _check(self, info: StreamInfo) -> None:
         created = info.created
         self._identity = "" if created is None else f"{int(created.timestamp() * 1_000_000):x}"
-        self._differs = "; ".join(differences(info.config, self._want))
+        self._differs = "; ".join(differences(info.config, self._want, self._subjects))
         self.is_replicated = (info.config.num_replicas or 1) > 1
         noted = choices(info.config, self._want)
         if noted != self._noted:
@@ -349,6 +323,19 @@ class Stream:
         elif not problem and self.problem:
             log.info("stream %s: events can be resumed", self._name)
         self.problem = problem
+
+
+def refusal(error: dict[str, Any]) -> str:
+    """Return JetStream's words for why it does not make or change a stream, and what they mean."""
+    told = str(error.get("description", "JetStream refuses"))
+    match error.get("err_code"):
+        case 10058:
+            return EXISTS
+        case 10065:
+            return f"{told}: another stream takes some of its subjects (`nats stream ls -a`)"
+        case 10052:
+            return f"{told}: some of its subjects are in others of its own"
+    return told
 
 
 def _seen(task: asyncio.Task[Any]) -> None:

@@ -111,14 +111,7 @@ async def send(
     settings: BusSettings, kind: EventType, messages: list[tuple[Address, str, bytes]]
 ) -> None:
     """Publish each message: durable types through the stream, the others to ``live.service``."""
-    where = ", ".join(url.rpartition("@")[2].removeprefix("nats://") for url in settings.url)
-    try:
-        async with asyncio.timeout(settings.timeout):
-            client = await _connect(settings)
-    except TimeoutError:
-        raise CommandError(f"NATS at {where} does not answer", FAILED) from None
-    except (OSError, nats.errors.Error) as error:
-        raise CommandError(f"NATS at {where}: {reason(error)}", FAILED) from None
+    client = await connect(settings)
     try:
         for address, identifier, payload in messages:
             headers = {
@@ -134,9 +127,25 @@ async def send(
                 say(f"sent to {subject} (ephemeral: nothing is stored or acknowledged)")
         await client.flush(int(settings.timeout) or 1)
     except (TimeoutError, nats.errors.Error) as error:
-        raise CommandError(f"NATS at {where}: {reason(error)}", FAILED) from None
+        raise CommandError(f"NATS at {_servers(settings)}: {reason(error)}", FAILED) from None
     finally:
         await client.close()
+
+
+def _servers(settings: BusSettings) -> str:
+    return ", ".join(url.rpartition("@")[2].removeprefix("nats://") for url in settings.url)
+
+
+async def connect(settings: BusSettings, code: int = FAILED) -> Client:
+    """Return a connection to NATS; ends the command with this code where there is none."""
+    where = _servers(settings)
+    try:
+        async with asyncio.timeout(settings.timeout):
+            return await _connect(settings)
+    except TimeoutError:
+        raise CommandError(f"NATS at {where} does not answer", code) from None
+    except (OSError, nats.errors.Error) as error:
+        raise CommandError(f"NATS at {where}: {reason(error)}", code) from None
 
 
 async def _connect(settings: BusSettings) -> Client:

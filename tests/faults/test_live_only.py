@@ -10,9 +10,10 @@ import nats
 import pytest
 from nats.js.api import RePublish, StreamConfig
 
+from bridge.broker.shape import event_subjects
 from tests.conftest import StartNats
 from tests.faults.test_retention import jetstream
-from tests.support.bus import Bus, to_user
+from tests.support.bus import CATALOGUE, Bus, to_user
 from tests.support.clients import Clients
 from tests.support.faulty import FaultyBridge, World, eventually
 
@@ -101,7 +102,7 @@ async def test_stream_that_nobody_made(world: World) -> None:
         await js.add_stream(
             StreamConfig(
                 name=world.stream,
-                subjects=[f"{root}.events.>"],
+                subjects=event_subjects(CATALOGUE, world.subjects),
                 republish=RePublish(src=f"{root}.events.>", dest=f"{root}.live.stream.>"),
                 allow_direct=True,
             )
@@ -151,7 +152,7 @@ async def administer(world: World, *, allow_direct: bool, update: bool = False) 
     root = world.subjects.prefix
     config = StreamConfig(
         name=world.stream,
-        subjects=[f"{root}.events.>"],
+        subjects=event_subjects(CATALOGUE, world.subjects),
         republish=RePublish(src=f"{root}.events.>", dest=f"{root}.live.stream.>"),
         allow_direct=allow_direct,
     )
@@ -182,7 +183,9 @@ async def test_stream_that_may_not_be_made_and_differs(forbidding: World) -> Non
     """
     await administer(forbidding, allow_direct=False)
     bridge = await forbidding.start_bridge(**PATIENT)
-    said = "allow_direct is off, not on (what is stored can't be read)"
+    said = (
+        "allow_direct is off, not on (what is stored can't be read; `bridge stream apply` mends it)"
+    )
     assert (await bridge.ready_checks())["stream"] == f"live only: {said}"
     assert not await can_resume(bridge)
     await administer(forbidding, allow_direct=True, update=True)

@@ -27,6 +27,10 @@ import nats
 from nats.aio.client import Client
 from nats.js.api import RePublish, StorageType, StreamConfig
 
+from bridge.broker.shape import event_subjects
+from schemas.catalogue import Catalogue
+from schemas.subjects import Subjects
+
 DEADLINE = 20.0
 """Longest wait for a server to start or stop, in seconds."""
 
@@ -247,7 +251,12 @@ async def settle(connection: Client) -> None:
 
 
 async def create_stream(
-    url: str, *, name: str = "EVENTS", prefix: str = "", memory: bool = True
+    url: str,
+    *,
+    name: str = "EVENTS",
+    prefix: str = "",
+    memory: bool = True,
+    catalogue: Catalogue | None = None,
 ) -> None:
     """Create the stream of durable events as the bridge sets it up; in memory unless told."""
     root = f"{prefix}." if prefix else ""
@@ -256,7 +265,7 @@ async def create_stream(
         await connection.jetstream().add_stream(
             StreamConfig(
                 name=name,
-                subjects=[f"{root}events.>"],
+                subjects=event_subjects(catalogue or Catalogue.load(), Subjects(prefix)),
                 republish=RePublish(src=f"{root}events.>", dest=f"{root}live.stream.>"),
                 allow_direct=True,
                 storage=StorageType.MEMORY if memory else StorageType.FILE,
