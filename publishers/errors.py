@@ -8,7 +8,7 @@
     │   └── PublisherClosed         the publisher is not open yet, or no longer
     ├── BrokerError             the broker erred; ``event`` is what was to be sent
     │   ├── BrokerUnavailable       no connection in time; nothing was sent
-    │   ├── StreamMissing           no stream stores durable events; nothing was sent
+    │   ├── StreamMissing           no stream stores this type, or none at all; nothing was sent
     │   ├── StreamRefused           the stream said no: ``code``, ``description``
     │   ├── NotPermitted            this connection may not publish there
     │   ├── NotAcknowledged         sent, and no answer in time: it may be stored, or not
@@ -78,7 +78,9 @@ class BrokerUnavailable(BrokerError):
 
 
 class StreamMissing(BrokerError):
-    """Nothing listens where durable events go: no stream, or no JetStream. Nothing was sent."""
+    """Nothing listens where this event goes: no JetStream, no stream, or one that does not take the
+    type (``bridge stream apply`` adds it). Nothing was sent.
+    """
 
 
 class StreamRefused(BrokerError):

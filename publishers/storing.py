@@ -24,6 +24,10 @@ NO_ROOM: Final = 10002
 ``JSAccountResourcesExceededErr``)."""
 
 
+TOO_LARGE: Final = 10054
+"""``err_code`` of a message over the stream's ``max_msg_size``."""
+
+
 class NotNow(Exception):
     """Not acknowledged, for a reason that may pass: ``failure``.
 
@@ -48,8 +52,11 @@ async def store(
     try:
         answer = await connection.request(event.subject, event.payload, event.headers, deadline)
     except NoResponders:
-        failure = StreamMissing(f"no stream stores {event.subject}", event)
-        raise NotNow(failure, doubtful=False) from None
+        detail = (
+            f"no stream stores {event.subject}: there is none, or it does not take this type "
+            "(`bridge stream apply` with the BRIDGE_CATALOGUE that has it adds it)"
+        )
+        raise NotNow(StreamMissing(detail, event), doubtful=False) from None
     except TimeoutError:
         raise NotNow(NotAcknowledged("no acknowledgement", event), doubtful=True) from None
     except BrokerUnavailable as error:
@@ -64,7 +71,10 @@ def acknowledgement(event: OutgoingEvent, answer: bytes, attempts: int = 1) -> R
     try:
         told = json.loads(answer)
         if refusal := told.get("error"):
-            refused = StreamRefused(refusal["err_code"], refusal["description"], event)
+            description = refusal["description"]
+            if refusal["err_code"] == TOO_LARGE:
+                description += ": the event and its headers are over the stream's max_msg_size"
+            refused = StreamRefused(refusal["err_code"], description, event)
             code = refusal["code"]
             if code in PASSING or code >= 500 or refusal["err_code"] == NO_ROOM:
                 raise NotNow(refused, doubtful=False)

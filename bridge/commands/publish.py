@@ -178,7 +178,8 @@ async def _store(
         )
     except nats.js.errors.NoStreamResponseError:
         raise CommandError(
-            f"no stream takes {subject}: the bridge creates {settings.stream} when it starts",
+            f"no stream takes {subject}: the bridge makes {settings.stream} when it starts, and "
+            "`bridge stream apply` has it take the types of BRIDGE_CATALOGUE",
             FAILED,
         ) from None
     doubled = ", a duplicate" if ack.duplicate else ""
