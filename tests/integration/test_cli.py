@@ -135,7 +135,7 @@ def test_publish_reaches_tail(start: Start, settings: dict[str, str]) -> None:
     prefix = re.escape(settings["BRIDGE_SUBJECT_PREFIX"])
     progress = '{"upload_id": "u1", "progress": 40, "speed": 3}'
     [sent] = publish("upload.progress", progress, "--user", "42")
-    assert re.match(rf"sent to {prefix}\.live\.user\.42\.upload\.progress\.u1 ", sent)
+    assert re.match(rf"sent to {prefix}\.live\.service\.user\.42\.upload\.progress\.u1 ", sent)
     review = '{"review_id": "a.b", "changes": {}}'
     [stored] = publish("review.updated", review, "--topic")
     assert re.fullmatch(
