@@ -302,7 +302,12 @@ class Bridge:
         self._server: Final = Listeners(
             settings.server,
             routes,
-            Context(self._check_token, self._observer, partial(client_address, networks=networks)),
+            Context(
+                self._check_token,
+                self._observer,
+                partial(client_address, networks=networks),
+                self._failures,
+            ),
             Upgrades(self._admission, self._parsers, self._observer),
             max_body=2 * limits.max_message_size,
         )

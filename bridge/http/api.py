@@ -17,6 +17,7 @@ from bridge.http.cors import PageCalls
 from bridge.http.docs import SCHEMA, add_docs
 from bridge.http.hosts import AllowedHosts
 from bridge.http.paths import EncodedIds, routed_path
+from bridge.identity.failures import Failures
 from bridge.telemetry.observer import Observer
 
 
@@ -29,6 +30,7 @@ class Context:
     observer: Observer
     address: Callable[[str, str | None], str]
     """Takes a peer's address and ``X-Forwarded-For``, and returns the client's."""
+    failures: Failures
 
 
 def make_api(
@@ -56,6 +58,7 @@ def make_api(
     api.state.check_token = context.check_token
     api.state.observer = context.observer
     api.state.address = context.address
+    api.state.failures = context.failures
     api.add_middleware(EncodedIds)
     api.add_middleware(PageCalls, origins=allowed_origins)
     api.add_middleware(CountedAnswers, observer=context.observer)

@@ -9,6 +9,7 @@ from fastapi import Depends, HTTPException, Request, Security, status
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from bridge.errors import TokenError
+from bridge.identity.failures import Failures
 from bridge.identity.tokens import Identity, KeyNeeded, NotYetValid
 
 Check = Callable[[str], Awaitable[Identity]]
@@ -36,15 +37,26 @@ async def caller(
     request: Request,
     credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
 ) -> Identity:
-    """Return who calls, or answer 401 (503 when the token may be good, but can't be told yet)."""
+    """Return who calls, or answer 401; 503 when the token may be good, but can't be told yet.
+
+    A bad token counts as a failed handshake of its address does: over the limit good ones are
+    served, within a budget a second, and bad ones answered with 429.
+    """
     check: Check = request.app.state.check_token
+    failures: Failures = request.app.state.failures
     reason, observer = "a bearer token is needed", request.app.state.observer
-    where = (address_of(request), path_of(request))
+    address = address_of(request)
+    where = (address, path_of(request))
     if credentials is not None:
+        over = failures.exceeded(address)
+        if over and not failures.may_verify(address):
+            raise _too_many(request, failures)
         try:
             return await check(credentials.credentials)
         except (KeyNeeded, NotYetValid) as problem:
             # The token may be good.
+            if isinstance(problem, KeyNeeded):
+                failures.failed(address)
             observer.request_refused(503, problem.reason, *where)
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE, problem.reason, headers={"Retry-After": "10"}
@@ -52,9 +64,22 @@ async def caller(
         except TokenError as problem:
             reason = problem.reason
             observer.tokens.add(reason)
+            failures.failed(address)
+        if over:
+            raise _too_many(request, failures)
     observer.request_refused(401, reason, *where)
     raise HTTPException(
         status.HTTP_401_UNAUTHORIZED, reason, headers={"WWW-Authenticate": "Bearer"}
+    )
+
+
+def _too_many(request: Request, failures: Failures) -> HTTPException:
+    reason, address = "Too many failed calls and handshakes", address_of(request)
+    request.app.state.observer.request_refused(429, reason, address, path_of(request))
+    return HTTPException(
+        status.HTTP_429_TOO_MANY_REQUESTS,
+        reason,
+        headers={"Retry-After": str(failures.retry_after(address))},
     )
 
 

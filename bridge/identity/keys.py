@@ -317,6 +317,11 @@ class JwksKeys:
         done, _ = await asyncio.wait({flight}, timeout=self._timeout)
         return bool(done) and flight.result()
 
+    async def landed(self) -> None:
+        """Wait until no fetch is under way."""
+        if self._flight is not None:
+            await asyncio.wait({self._flight})
+
     @property
     def due(self) -> bool:
         """Whether it is time to look again: after a pause while it is down, else now and then."""

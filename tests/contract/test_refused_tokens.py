@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
-from tests.support.clients import SECRET, WAYS, Clients, Way, mint, new_user
+from tests.support.clients import SECRET, WAYS, Clients, Way, http, mint, new_user
 
 
 def unsigned(claims: dict[str, Any]) -> str:
@@ -142,6 +142,21 @@ async def test_a_good_token_gets_in_beside_failures(start_bridge: StartBridge) -
             refusal = await clients.rejected(path)
             assert refusal.status_code == 429
             assert 1 <= int(refusal.headers["Retry-After"]) <= 60
+
+
+async def test_calls_of_an_address_over_its_limit(start_bridge: StartBridge) -> None:
+    """A bad token counts the same in a call as in a handshake, and good ones are served."""
+    bridge = start_bridge(BRIDGE_FAILED_HANDSHAKES="3")
+    foreign = mint(new_user(), secret="another-secret-of-more-than-32-bytes-00")
+    async with http(bridge.url) as api, Clients(bridge.url) as clients:
+        bad = {"Authorization": f"Bearer {foreign}"}
+        answers = [await api.post("/ws/tickets", headers=bad) for _ in range(4)]
+        assert [each.status_code for each in answers] == [401, 401, 401, 429]
+        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
+        assert (await api.post("/ws/tickets")).status_code == 401
+        assert (await clients.rejected("/ws")).status_code == 429
+        good = {"Authorization": f"Bearer {mint(new_user())}"}
+        assert (await api.post("/ws/tickets", headers=good)).status_code == 200
 
 
 async def test_tickets_of_an_address_over_its_limit(start_bridge: StartBridge) -> None:
