@@ -8,6 +8,7 @@ import secrets
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ from websockets.sync.client import connect
 
 from tests.integration.test_dev import Program, Start, bridge, one_line
 from tests.support.clients import mint as mint_token
-from tests.support.nats_server import EmbeddedNats, NatsServer
+from tests.support.nats_server import NatsServer
+from tests.support.rights import CONFIGURATIONS, Guarded
 
 ROOT = Path(__file__).parents[2]
 SECRET = "integration-secret-0123456789-0123456789"
@@ -320,45 +322,40 @@ def resumes(url: str) -> bool:
     return recovered
 
 
-def test_permissions_of_the_docs_suffice(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", CONFIGURATIONS)
+def test_the_documented_rights_suffice_behind_a_prefix(
+    start: Start, tmp_path: Path, kind: str
 ) -> None:
-    """With the NATS users of docs/operations.md the bridge starts, makes its stream, delivers,
-    asks the service and finds a ticket, and the server refuses none of it.
+    """With the configurations of ``deploy/``, for the prefix as docs/operations.md says, bridge and
+    sample service start by their settings alone, and the server refuses them nothing: events,
+    the stream, a resume.
     """
     text = (ROOT / "docs/operations.md").read_text()
-    found = re.search(r"<!-- permissions -->\n```\n(.*?)```", text, re.DOTALL)
+    found = re.search(r"<!-- prefix -->\n```sh\n(.*?)\n```", text, re.DOTALL)
     assert found
+    command = found[1].replace("deploy/nats-accounts.conf", str(CONFIGURATIONS[kind]))
+    prefixed = subprocess.run(["sh", "-c", command], capture_output=True, check=True).stdout
     config = tmp_path / "nats.conf"
-    config.write_text(found[1])
-    monkeypatch.setenv("BRIDGE_PASSWORD", "bridge-password")
-    monkeypatch.setenv("UPLOAD_PASSWORD", "upload-password")
-    server = EmbeddedNats(tmp_path / "nats", arguments=("-c", str(config)))
-    server.start()
+    config.write_bytes(prefixed)
+    guarded = Guarded(kind, tmp_path / "nats", config)
     try:
-        user = {
-            "BRIDGE_NATS_URL": server.url,
-            "BRIDGE_NATS_USER": "bridge",
-            "BRIDGE_NATS_PASSWORD": "bridge-password",
-            "BRIDGE_JWT_SECRET": SECRET,
-        }
-        program, url = serve(start, user)
+        own = {"BRIDGE_SUBJECT_PREFIX": "staging", "BRIDGE_JWT_SECRET": SECRET}
+        program, url = serve(start, guarded.login("bridge").settings | own)
         sample = start(
             *(sys.executable, "-m", "publishers.samples.upload"),
-            BRIDGE_NATS_URL=server.url,
-            BRIDGE_NATS_USER="upload-service",
-            BRIDGE_NATS_PASSWORD="upload-password",
+            **guarded.login("upload-service").settings,
+            BRIDGE_SUBJECT_PREFIX="staging",
             SAMPLE_INTERVAL="0.02",
         )
-        tail = start(*bridge("tail", "upload.*", "--url", url, "--count", "60"), **user)
+        tail = start(*bridge("tail", "upload.*", "--url", url, "--count", "60"), **own)
         assert tail.wait() == 0, tail.told
         assert any("upload.progress" in line for line in tail.out)
         assert any("upload.completed" in line for line in tail.out)
         assert resumes(url)
         assert program.end(signal.SIGTERM) == 0
         assert sample.end(signal.SIGTERM) == 0
-        told = program.told + sample.told + (tmp_path / "nats/log").read_text()
-        assert "Violation" not in told
+        assert not guarded.violations
+        assert "Violation" not in program.told + sample.told
         assert "live only" not in program.told
     finally:
-        server.close()
+        guarded.server.close()

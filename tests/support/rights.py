@@ -29,6 +29,9 @@ USERS: Final = {
 }
 """The users of the files, and the variables of their passwords."""
 
+START: Final = 60.0
+"""Longest wait for two bridges that start at once, in seconds; a busy machine takes long."""
+
 
 class Guarded:
     """A server with one of the two configurations."""
@@ -76,7 +79,7 @@ class Deployed:
         self.bridges: Final = [BridgeProcess(guarded.server.url, settings) for _ in range(2)]
         try:
             for bridge in self.bridges:
-                bridge.wait_ready()
+                bridge.wait_ready(START)
         except BaseException:
             for bridge in self.bridges:
                 bridge.kill()
