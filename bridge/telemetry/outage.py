@@ -51,6 +51,8 @@ class Outage:
         if self._since is not None and now >= self._next:
             self._next = now + REMINDER
             self._log.warning("%s: still disconnected", self._name, extra=self._told(now))
+        else:
+            self._log.debug("%s: attempt failed", self._name, extra={"error": self._last})
 
     def ended(self) -> None:
         """The connection is there again."""

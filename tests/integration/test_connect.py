@@ -20,8 +20,6 @@ from tests.support.way_down import Work, counting
 CLIENTS: Final = 20
 CALLS: Final = 1210
 """What a connect may take, about 15 % more than it does."""
-SPARE: Final = 4
-"""Tasks and futures beside those of connects: of the test's thread, and of the bridge's timers."""
 
 
 def _come(url: str, user: str) -> Peer:
@@ -114,10 +112,10 @@ def test_a_connect_is_a_bounded_number_of_calls(connects: Connects) -> None:
 
 
 def test_a_connect_does_the_dear_things_once(connects: Connects) -> None:
-    """Its token is checked once; asyncio's accept is its only task, and nobody waits in a future
-    for what can be had at once.
+    """Its token is checked once, it takes no task, and nobody waits in a future for what can be had
+    at once. What the bridge does from time to time takes some: fewer than one a connect.
     """
     calls = connects.work.python
     assert calls["TokenVerifier.verify"] == CLIENTS
-    assert calls["BaseEventLoop.create_task"] <= CLIENTS + SPARE
-    assert calls["BaseEventLoop.create_future"] <= SPARE
+    assert calls["BaseEventLoop.create_task"] < CLIENTS
+    assert calls["BaseEventLoop.create_future"] < CLIENTS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,9 +60,15 @@ def half_written(path: Path) -> Iterator[None]:
 
 async def restarted(server: EmbeddedNats, caplog: pytest.LogCaptureFixture) -> None:
     """Restart the server, and return when somebody has tried in vain to connect again."""
+    caplog.set_level(logging.DEBUG, "bridge.broker.connection")
+
+    def has_tried() -> bool:
+        errors = [str(getattr(record, "error", "")) for record in caplog.records]
+        return "can't reconnect" in "\n".join([caplog.text, *errors])
+
     server.stop()
     server.start()
-    await eventually(lambda: "can't reconnect" in caplog.text, "an attempt", DEADLINE)
+    await eventually(has_tried, "an attempt", DEADLINE)
 
 
 async def test_the_bridge_outlives_a_file_that_is_just_being_written(
