@@ -260,7 +260,7 @@ class Bridge:
                 lambda: self._ticket_rates.sweep(self._wall()),
                 self._failures.sweep,
                 self._refresh_keys,
-                lambda: self._rejects.report(self._hub.counts.rejected),
+                self._rejects.tick,
                 lambda: self._control.report(),
                 self._observer.lines.tick,
             ),
@@ -349,6 +349,7 @@ class Bridge:
         await self._server.stop()
         # 4. What still waits for an answer is given up, NATS is drained and closed.
         self._keeper.stop()
+        self._rejects.flush()
         self._observer.lines.flush()
         for task in self._tasks:
             task.cancel()
@@ -380,6 +381,8 @@ class Bridge:
             events=counts.events,
             deliveries=counts.deliveries,
             rejected=counts.rejected,
+            rejects_unsent=self._rejects.unsent,
+            schemas=self._hub.schemas.counts,
             spared=self._flush.counts,
             ignored=self._control.ignored,
             replays=self._turns.waiting,

@@ -18,7 +18,7 @@ from pydantic_core import core_schema
 
 from schemas import events as builtin
 from schemas.codes import RejectReason
-from schemas.envelope import Envelope, JsonObject
+from schemas.envelope import HEADER_ID, HEADER_SCHEMA, Envelope, JsonObject, schema_header
 from schemas.errors import CatalogueError, EventError
 from schemas.events import EventData, Traits
 from schemas.lean import is_promised, lean_validator
@@ -29,10 +29,24 @@ MAX_EXPANSIONS: Final = 4096
 """Patterns whose expansion is remembered."""
 
 
+_USUAL: Final = len(f"NATS/1.0\r\n{HEADER_ID}: 01970e5e-7d9a-7c1f-b1a4-000000000000")
+
+
 class EventType:
     """One type: its traits, its model, and the compiled check of its envelope."""
 
-    __slots__ = ("_check", "_resource", "envelope", "model", "name", "traits")
+    __slots__ = (
+        "_check",
+        "_resource",
+        "envelope",
+        "model",
+        "name",
+        "published",
+        "schema",
+        "schema_lines",
+        "traits",
+        "usual",
+    )
 
     def __init__(self, model: type[EventData]) -> None:
         self.model: Final = model
@@ -45,6 +59,15 @@ class EventType:
         )
         self._check = lean_validator(self.envelope).validate_json
         self._resource: Final = model.traits.resource
+        self.schema: Final = schema_header(self.name, self.traits.version)
+        """``<type>@<version>``."""
+        line = f"\r\n{HEADER_SCHEMA}: {self.schema}".encode()
+        self.schema_lines: Final = (line, line + b"\r\n\r\n")
+        """How a header block ends in which this schema is named last, with or without its end."""
+        self.usual: Final = _USUAL + len(self.schema_lines[1])
+        """The most bytes of the headers that the SDK writes outside of a trace."""
+        self.published = 0
+        """Events whose publishers named this schema; the bridge counts them."""
 
     def read(self, payload: bytes) -> Envelope[EventData]:
         """Return the event of this JSON text; raises :class:`EventError` with its reason."""

@@ -273,19 +273,28 @@ class Connection:
         return answer.headers or {}, bytes(answer.data)
 
     def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
-        """Publish without waiting; for what may be lost, on a connection that is up.
-
-        A payload that would not fit beside its headers is left away.
-        """
+        """Publish without waiting; for what may be lost, on a connection that is up."""
         head = b""
         if headers:
             block = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             head = f"NATS/1.0\r\n{block}\r\n".encode()
+        self.send(subject, head, payload)
+
+    def send(self, subject: str, head: bytes, payload: bytes) -> None:
+        """Publish with a header block as it is, or none; see :meth:`publish`.
+
+        A payload that would not fit beside its headers is left away.
+        """
         if len(head) + len(payload) > self._client.max_payload:
             payload = b""
         size = len(head) + len(payload)
         line = f"HPUB {subject} {len(head)} {size}\r\n" if head else f"PUB {subject} {size}\r\n"
         self.write(b"".join((line.encode(), head, payload, b"\r\n")))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and that the system has not taken yet."""
+        return ingest.unsent(self._client) if self.is_up else 0
 
     async def close(self) -> None:
         """Drain and close, within a few seconds even when NATS is frozen; safe to call twice."""

@@ -19,6 +19,7 @@ from typing import Any, Final
 from bridge.broker.connection import Connection
 from bridge.broker.interests import Interests
 from bridge.errors import BrokerUnavailable
+from schemas.trace import sampled, splice_traceparent
 
 BATCH: Final = 32
 """Messages that a replay reads at a time. Live events wait behind them, in the server and here:
@@ -164,6 +165,10 @@ class History:
         if at < 0 or name < 0:
             return
         start = at + len(_SEQUENCE)
+        # Live it goes into the text as well, so a replay gives the same.
+        own = headers[:name]
+        if traceparent := sampled(own, own.lower()):
+            payload = splice_traceparent(payload, traceparent)
         batch.messages.append(
             Stored(
                 int(headers[start : headers.find(b"\r", start)]),

@@ -393,6 +393,13 @@ def write(client: Client, operations: bytes) -> None:
     transport.write(operations)
 
 
+def unsent(client: Client) -> int:
+    """Return how many bytes wait in the transport of a client that is connected."""
+    transport: Any = client._transport
+    writer = getattr(transport, "_io_writer", None)
+    return 0 if writer is None else writer.transport.get_write_buffer_size()
+
+
 def cut(client: Client) -> None:
     """End the connection without waiting for anybody; for a client that does not close."""
     transport: Any = client._transport

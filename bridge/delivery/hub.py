@@ -15,6 +15,7 @@ from typing import Final
 from bridge.delivery.frames import cursor_frame, text_frame
 from bridge.delivery.order import REMEMBERED, StreamOrder
 from bridge.delivery.outbox import Flush
+from bridge.delivery.publisher_headers import Schemas, traced
 from bridge.delivery.republished import BEFORE, SEQUENCE, TIME, Place, Republished
 from bridge.delivery.routes import DirectRoute, TopicRoute, Types
 from schemas.catalogue import Catalogue, EventType
@@ -24,8 +25,8 @@ from schemas.envelope import splice_cursor
 from schemas.errors import EventError, IdError
 from schemas.subjects import MAX_ID_BYTES, NO_RESOURCE, Audience, Root, Subjects, decode_id
 
-Reject = Callable[[bytes, bytes, EventError], None]
-"""Takes the subject it was published to, payload, and why the event must not reach a client."""
+Reject = Callable[[bytes, bytes, bytes, EventError], None]
+"""Takes subject, headers, payload, and why the event must not reach a client."""
 
 Recalled = tuple[Audience, EventType, str, bytes]
 """Audience, type, resource token and frame of a stored event."""
@@ -64,6 +65,7 @@ class Hub:
         self.order.on_begin = self._on_stream
         self.order.on_fall = self._on_fall
         self.counts: Final = Counts()
+        self.schemas: Final = Schemas(catalogue)
         self.flush: Final = flush
         self._detours: Final = flush.detours
         self._reject: Final = reject
@@ -122,7 +124,7 @@ class Hub:
         """
         if subject[self._mark] == self._marks_stored:
             # The lines that end nearly all that comes, see Republished.
-            _, found, tail = headers.rpartition(self._line)
+            own, found, tail = headers.rpartition(self._line)
             try:
                 rest, numbered, time, last_line, _, _ = tail.split(b"\r\n")
             except ValueError:
@@ -137,6 +139,7 @@ class Hub:
                 pass
             elif (place := self._place(subject, headers, payload)) is not None:
                 sequence, before = place
+                own = headers
             else:
                 return None
             name, _, resource = subject[route.skip_stored :].rpartition(b".")
@@ -149,7 +152,7 @@ class Hub:
                     return None
                 is_next = order.latest < sequence <= order.bound and len(sequence) == order.digits
                 if not is_next and not order.believes(sequence):
-                    self._refuse(subject, payload, _NOT_FROM_STREAM)
+                    self._refuse(subject, headers, payload, _NOT_FROM_STREAM)
                     return None
                 last = order.last
                 # The first of a subject is remembered only where more are likely to follow, or
@@ -172,6 +175,7 @@ class Hub:
                     order.reach(sequence)
         elif subject.startswith(self._sent):
             sequence = b""
+            own = headers
             name, _, resource = subject[route.skip_sent :].rpartition(b".")
             event_type = route.types.every.get(name)
         else:
@@ -179,25 +183,34 @@ class Hub:
         try:
             if event_type is None:
                 raise self._unknown(route.types, name)
-            token = resource.decode("utf-8", "replace")
             # Nearly every resource is plain characters up to its end, which stand for themselves.
-            if resource.lstrip(_PLAIN) or token == NO_RESOURCE or len(resource) > MAX_ID_BYTES:
+            if resource.lstrip(_PLAIN) or resource == b"-" or len(resource) > MAX_ID_BYTES:
+                token = resource.decode("utf-8", "replace")
                 about = _resource_id(token)
             else:
-                about = token
-            if len(payload) > self._max_stored and (sequence or len(payload) > self._max_size):
-                raise self._too_large(payload, sequence)
-            event_type.check(payload, about)
+                about = token = resource.decode()
+            text = payload
+            if own:
+                # What the SDK writes ends so, and longer it is only within a trace.
+                if own.endswith(event_type.schema_lines):
+                    event_type.published += 1
+                    if len(own) > event_type.usual:
+                        text = traced(own, payload)
+                else:
+                    text = self.schemas.read(own, payload, event_type)
+            if len(text) > self._max_stored and (sequence or len(text) > self._max_size):
+                raise self._too_large(text, sequence)
+            event_type.check(text, about)
         except EventError as error:
-            self._refuse(subject, payload, error)
+            self._refuse(subject, headers, payload, error)
             return None
         self.counts.events += 1
         if not sequence:
-            frame = text_frame(payload)
-        elif payload[-1] == _BRACE:  # as nearly each does
-            frame = cursor_frame(payload, self.order.opening, sequence)
+            frame = text_frame(text)
+        elif text[-1] == _BRACE:  # as nearly each does
+            frame = cursor_frame(text, self.order.opening, sequence)
         else:
-            frame = text_frame(splice_cursor(payload, self.order.identity + b"-" + sequence))
+            frame = text_frame(splice_cursor(text, self.order.identity + b"-" + sequence))
         if self._detours:
             self.flush.know(event_type, token, sequence, frame)
         return event_type, token, frame
@@ -216,13 +229,13 @@ class Hub:
             return order.passing, b""
         place = self._republished.read(headers, subject[len(self._stored) :])
         if place is None:
-            self._refuse(subject, payload, _NOT_FROM_STREAM)
+            self._refuse(subject, headers, payload, _NOT_FROM_STREAM)
         return place
 
-    def _refuse(self, subject: bytes, payload: bytes, error: EventError) -> None:
+    def _refuse(self, subject: bytes, headers: bytes, payload: bytes, error: EventError) -> None:
         rejected = self.counts.rejected
         rejected[error.reason] = rejected.get(error.reason, 0) + 1
-        self._reject(subject, payload, error)
+        self._reject(subject, headers, payload, error)
 
     def deliver(self, subject: bytes, headers: bytes, payload: bytes) -> None:
         """Deliver an event that did not come on its subscription; ``subject`` is the live one."""

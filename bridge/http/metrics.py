@@ -35,6 +35,10 @@ class Reading:
     events: int
     deliveries: int
     rejected: dict[str, int]
+    rejects_unsent: int
+    """Rejected events that were not published, since there were too many."""
+    schemas: dict[str, int]
+    """Events by the schema that their publishers named in ``Bridge-Schema``."""
     spared: dict[str, int]
     """Events that a client did not get as they came: ``conflated``, ``healed``, ``dropped``."""
     ignored: dict[str, int]
@@ -92,10 +96,12 @@ class _Numbers(Collector):
             ("events", "Events that came in and were in order", now.events),
             ("deliveries", "Events given to connections", now.deliveries),
             ("catch_ups", "Times that missed events were read, or given up", now.caught_up),
+            ("rejects_unsent", "Refused events not published: too many", now.rejects_unsent),
         ):
             yield CounterMetricFamily(f"bridge_{name}", told, value=value)
         for name, told, label, values in (
             ("rejected_events", "Events that were refused", "reason", now.rejected),
+            ("event_schemas", "Events by what Bridge-Schema named", "schema", now.schemas),
             ("spared_deliveries", "Events that a slow client did not get", "how", now.spared),
             ("control_ignored", "Control messages that were not taken", "reason", now.ignored),
         ):

@@ -99,7 +99,7 @@ class House:
             Flush(self.turns.call_soon, max_frames=queue, max_bytes=1 << 20, clock=clock),
             subjects=SUBJECTS,
             stream=NAME,
-            reject=lambda subject, payload, error: None,
+            reject=lambda *_: None,
             max_size=65_536,
         )
         self.continuity = Continuity(

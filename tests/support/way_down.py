@@ -55,7 +55,9 @@ def _event(sid: bytes, subject: bytes, payload: bytes, place: tuple[int, int] | 
     """What NATS writes for one event, stored or straight from its service."""
     if place is None:
         return message(sid, b"live.service." + subject, payload)
-    own = b"Nats-Msg-Id: 01970e5e-7d9a-7c1f-b1a4-%012d\r\n" % place[0]
+    event_type = b".".join(subject.split(b".")[-3:-1])
+    own = b"Nats-Msg-Id: 01970e5e-7d9a-7c1f-b1a4-%012d\r\nBridge-Schema: %b@1\r\n"
+    own %= (place[0], event_type)
     headers = republished(b"events." + subject, *place, own=own)
     return message(sid, b"live.stream." + subject, payload, headers)
 

@@ -135,7 +135,7 @@ class TestCrowd:
 
     @pytest.mark.parametrize(
         ("durable", "functions", "built_in"),
-        [(False, 7, 15), (True, 7, 23)],
+        [(False, 7, 15), (True, 7, 27)],
         ids=["live", "stored"],
     )
     def test_an_event_costs_few_calls(self, durable: bool, functions: int, built_in: int) -> None:
@@ -188,7 +188,7 @@ class TestOwnEvents:
 
     @pytest.mark.parametrize(
         ("durable", "again", "functions", "built_in"),
-        [(False, False, 4, 13), (True, False, 4, 21), (True, True, 4, 22)],
+        [(False, False, 4, 13), (True, False, 4, 25), (True, True, 4, 26)],
         ids=["live", "stored", "stored, of one subject"],
     )
     def test_an_event_costs_few_calls(

@@ -47,7 +47,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.turns = Turns()
-        self.refused: list[tuple[bytes, bytes, EventError]] = []
+        self.refused: list[tuple[bytes, bytes, bytes, EventError]] = []
         self.flush = Flush(
             self.turns.call_soon, max_frames=100, max_bytes=10_000, clock=lambda: 0.0
         )
@@ -80,7 +80,7 @@ class Scene:
 
     @property
     def reasons(self) -> list[str]:
-        return [error.reason for _, _, error in self.refused]
+        return [error.reason for *_, error in self.refused]
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def test_what_is_wrong_reaches_nobody_and_is_told(
     scene.turns.run()
     assert client.writes == []
     assert scene.reasons == [reason]
-    assert scene.refused[0][:2] == (subject, payload)
+    assert scene.refused[0][:3] == (subject, b"", payload)
     assert scene.hub.counts.rejected == {reason: 1}
     assert scene.hub.counts.events == 0
 

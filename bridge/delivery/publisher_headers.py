@@ -1,0 +1,85 @@
+"""The headers that a publisher wrote: which schema it names, and in which trace.
+
+The hub knows by its end a block that the SDK wrote; the rest is read here.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from schemas.catalogue import Catalogue, EventType
+from schemas.codes import RejectReason
+from schemas.envelope import HEADER_SCHEMA
+from schemas.errors import EventError
+from schemas.trace import LENGTH, NOT_SAMPLED, sampled, splice_traceparent
+
+MAX_VERSIONS: Final = 8
+"""Versions of one type that are counted apart; the others count together."""
+MAX_VERSION_DIGITS: Final = 6
+
+_SCHEMA: Final = b"\r\nbridge-schema:"
+_FIRST: Final = b"NATS/1.0\r\ntraceparent: 00-"
+_FLAG: Final = len(_FIRST) - len("00-") + LENGTH - 1
+
+
+def traced(headers: bytes, payload: bytes) -> bytes:
+    """Return an event's text with the trace of its headers, where that is sampled."""
+    # Where a carrier puts it first, what is not sampled costs a look at the flags.
+    if headers.startswith(_FIRST) and headers[_FLAG : _FLAG + 1] in NOT_SAMPLED:
+        return payload
+    traceparent = sampled(headers, headers.lower())
+    return splice_traceparent(payload, traceparent) if traceparent else payload
+
+
+class Schemas:
+    """Counts events by the schema that their publishers named: a bounded table."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue: Final = catalogue
+        self._others: Final[dict[str, dict[str, int]]] = {}
+
+    def read(self, headers: bytes, payload: bytes, event_type: EventType) -> bytes:
+        """Count what a header block names; return the event's text, see :func:`traced`.
+
+        Raises :class:`EventError` for a schema of another type.
+        """
+        lower = headers.lower()
+        at = lower.rfind(_SCHEMA)
+        if at >= 0:
+            start = at + len(_SCHEMA)
+            end = headers.find(b"\r", start)
+            value = headers[start:] if end < 0 else headers[start:end]
+            name, _, version = value.decode("utf-8", "replace").strip().partition("@")
+            if name != event_type.name:
+                detail = "the header disagrees with the subject"
+                raise EventError(RejectReason.TYPE_MISMATCH, detail, HEADER_SCHEMA)
+            self._count(event_type, version)
+        if len(headers) < LENGTH:
+            return payload
+        traceparent = sampled(headers, lower)
+        return splice_traceparent(payload, traceparent) if traceparent else payload
+
+    def _count(self, event_type: EventType, version: str) -> None:
+        if version == str(event_type.traits.version):
+            event_type.published += 1
+            return
+        counts = self._others.setdefault(event_type.name, {})
+        if version not in counts and not (
+            version.isascii()
+            and version.isdigit()
+            and len(version) <= MAX_VERSION_DIGITS
+            and len(counts) < MAX_VERSIONS
+        ):
+            version = "other"
+        counts[version] = counts.get(version, 0) + 1
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many events named each schema, ``<type>@<version>``."""
+        found: dict[str, int] = {}
+        for name in self._catalogue.types:
+            if (known := self._catalogue.get(name)) is not None:
+                found[known.schema] = known.published
+        for name, versions in self._others.items():
+            found |= {f"{name}@{version}": count for version, count in versions.items()}
+        return found
