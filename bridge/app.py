@@ -31,16 +31,16 @@ from bridge.broker.topics import Topics
 from bridge.certificates import renew
 from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush
-from bridge.errors import BrokerUnavailable, StartError
+from bridge.errors import BrokerUnavailable, StartError, TokenError
 from bridge.http import admin, health, metrics, tickets
 from bridge.http.api import Context
 from bridge.http.listeners import Listeners, Routes
 from bridge.identity.failures import Failures
 from bridge.identity.keys import JwksKeys, load_keys, reload_keys
-from bridge.identity.origins import client_address
+from bridge.identity.origins import client_address, counted_address
 from bridge.identity.revocations import Revocations
 from bridge.identity.tickets import LocalTickets, Tickets
-from bridge.identity.tokens import Identity, Revoked, TokenVerifier
+from bridge.identity.tokens import Identity, KeyNeeded, Revoked, TokenVerifier
 from bridge.limits.budget import Budget
 from bridge.limits.rates import SlidingWindow, steady_clock
 from bridge.limits.share import Share
@@ -298,7 +298,12 @@ class Bridge:
             metrics=partial(metrics.router, self._read_numbers, self._observer),
             admin=admin.router(self._administration, self._control, limits),
         )
-        self._parsers: Final = Parsers(max_size=4 * limits.max_message_size)
+        strangers = max(1, limits.max_connections // 4)  # all of them; see Registry.is_crowded
+        self._parsers: Final = Parsers(
+            max_size=4 * limits.max_message_size,
+            strangers_per_address=min(strangers, max(8, strangers // 2)),
+            max_lingering=limits.max_connections,
+        )
         self._server: Final = Listeners(
             settings.server,
             routes,
@@ -308,8 +313,15 @@ class Bridge:
                 partial(client_address, networks=networks),
                 self._failures,
             ),
-            Upgrades(self._admission, self._parsers, self._observer),
+            Upgrades(
+                self._admission,
+                self._parsers,
+                self._observer,
+                partial(counted_address, networks=networks),
+            ),
             max_body=2 * limits.max_message_size,
+            is_good=self._is_good,
+            make_room=self._parsers.lingering.make_room,
         )
 
     async def start(self) -> str:
@@ -376,8 +388,8 @@ class Bridge:
         return metrics.Reading(
             connections=len(self._registry),
             closing=max(0, self._parsers.sockets - len(self._registry)),
-            pending=self._server.pending,
-            evicted=self._server.evicted,
+            pending=self._server.pending + len(self._parsers.strangers),
+            evicted=self._server.evicted + self._parsers.strangers.evicted,
             events=counts.events,
             deliveries=counts.deliveries,
             rejected=counts.rejected,
@@ -459,6 +471,15 @@ class Bridge:
 
     async def _refresh(self, keys: JwksKeys) -> None:
         await keys.refresh()
+
+    def _is_good(self, token: str) -> bool:
+        try:
+            self._verifier.verify(token)
+        except KeyNeeded:
+            return True  # nobody knows yet, and its owner may be an admin
+        except TokenError:
+            return False
+        return True
 
     async def _check_token(self, token: str) -> Identity:
         identity = await self._verifier.verify_or_fetch(token)

@@ -55,7 +55,6 @@ class Acceptor:
         self._tls: Final = tls
         self._timeouts: Final = (handshake_timeout, CLOSE_TIMEOUT)
         self._loop: Final = asyncio.get_running_loop()
-        self._most = most_descriptors()
         self._said = float("-inf")
         self._turned_away = 0
         self._resting: asyncio.TimerHandle | None = None
@@ -74,6 +73,7 @@ class Acceptor:
             self._socket.close()
 
     def _accept(self) -> None:
+        most = most_descriptors()  # it may be changed while the process runs
         for _ in range(ACCEPTS):
             try:
                 sock, peer = self._socket.accept()
@@ -89,9 +89,9 @@ class Acceptor:
                 return
             # The system gives the lowest number that is free, so a high one says that few are left.
             number = sock.fileno()
-            if number >= self._most - RESERVE:
+            if number >= most - RESERVE:
                 self._make_room()
-                if number >= self._most - RESERVE // 2:
+                if number >= most - RESERVE // 2:
                     sock.close()
                     self._turned_away += 1
                     self._say("few descriptors are left")
@@ -103,7 +103,6 @@ class Acceptor:
 
     def _rest(self) -> None:
         # The listening socket stays readable; looking again at once would be all the loop did.
-        self._most = most_descriptors()
         self._loop.remove_reader(self._socket)
         self._resting = self._loop.call_later(REST, self._go_on)
 
@@ -119,7 +118,7 @@ class Acceptor:
                 "connections are turned away: %s (%d allowed, %d connections pending, %d turned "
                 "away so far); raise the limit of open files (ulimit -n)",
                 why,
-                self._most,
+                most_descriptors(),
                 len(self._pending),
                 self._turned_away,
             )

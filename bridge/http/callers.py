@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, Request, Security, status
@@ -95,3 +95,12 @@ async def admin(request: Request, identity: Annotated[Identity, Depends(caller)]
 
 Caller = Annotated[Identity, Depends(caller)]
 Admin = Annotated[Identity, Depends(admin)]
+
+
+def bearer_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the bearer token of a request (names in lower case), empty where there is none."""
+    for name, value in headers:
+        if name == b"authorization":
+            scheme, _, token = value.decode("latin-1").partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else ""
+    return ""

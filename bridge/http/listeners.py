@@ -47,8 +47,13 @@ class Listeners:
         upgrades: Upgrades,
         *,
         max_body: int,
+        is_good: Callable[[str], bool],
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Raises :class:`~bridge.errors.StartError` for certificates that can't be used."""
+        """``is_good`` and ``make_room`` are as in :class:`HttpServer`.
+
+        Raises :class:`~bridge.errors.StartError` for certificates that can't be used.
+        """
         apart = settings.internal_port is not None
         public = [routes.health, routes.tickets]
         if not apart:
@@ -67,6 +72,8 @@ class Listeners:
             settings,
             (settings.host, settings.port),
             max_body=max_body,
+            is_good=is_good,
+            make_room=make_room,
         )
         self._internal: HttpServer | None = None
         if settings.internal_port is not None:
@@ -76,6 +83,8 @@ class Listeners:
                 settings,
                 (settings.internal_host, settings.internal_port),
                 max_body=max_body,
+                is_good=is_good,
+                make_room=lambda: make_room() or self._public.pending.make_room(),
             )
 
     def bind(self) -> list[socket.socket]:

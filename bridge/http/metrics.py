@@ -29,7 +29,7 @@ class Reading:
     closing: int
     """Sockets that were told to go, or whose session is over, and that are not closed yet."""
     pending: int
-    """Connections that are no WebSockets (yet)."""
+    """Connections that are no WebSockets (yet), or WebSockets of nobody who is known yet."""
     evicted: int
     """How many of them had to make room for others."""
     events: int
@@ -71,7 +71,7 @@ class _Numbers(Collector):
         for name, told, value in (
             ("connections", "WebSocket connections", now.connections),
             ("connections_closing", "Connections on their way out", now.closing),
-            ("connections_pending", "Connections that are no WebSockets (yet)", now.pending),
+            ("connections_pending", "Connections whose client is not known", now.pending),
             ("replays", "Connections that stored events are being sent to", now.replays),
             ("nats_up", "Whether NATS is connected", int(now.nats_up)),
             ("stream_up", "Whether events can be resumed; 0: live only", int(now.stream_up)),

@@ -31,6 +31,8 @@ MAX_PIPELINED: Final = 8
 """Requests of one connection that wait for their answers."""
 MAX_BEHIND: Final = 32 * 1024
 """Most bytes behind an upgrade that waits for the answers before it."""
+MAX_UNREAD: Final = 256 * 1024
+"""Most bytes of an answer that is not read that are counted."""
 PIECE: Final = 4 * 1024
 """Bytes that are parsed at a time; the framing is counted as exactly."""
 ANSWER_TIMEOUT: Final = 30.0
@@ -248,7 +250,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._unread = self.transport.get_write_buffer_size()
+        # A larger answer is one to a good token, and no reason to end the connection.
+        self._unread = min(self.transport.get_write_buffer_size(), MAX_UNREAD)
         self._count()
 
     def resume_writing(self) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -16,6 +17,7 @@ from bridge.certificates import renew_chain
 from bridge.errors import StartError
 from bridge.http.acceptor import Acceptor
 from bridge.http.api import takes_body
+from bridge.http.callers import bearer_of
 from bridge.http.protocol import Edge, HttpConnection
 from bridge.identity.origins import counted_address
 from bridge.settings import ServerSettings
@@ -29,7 +31,8 @@ MAX_HELD: Final = 64 * 1024 * 1024
 MAX_HELD_PER_ADDRESS: Final = 8 * 1024 * 1024
 """Bytes that are kept for those of one address."""
 UNWANTED_BODY: Final = 4 * 1024
-"""Bytes of a body where none is taken: a caller of a wrong path reads its 404, and no reset."""
+"""Bytes of a body where none is taken, or from whom none is: who calls a wrong path, or without a
+token, reads the answer, and no reset."""
 GRACE: Final = 2
 """Seconds that requests under way have at the stop."""
 
@@ -45,16 +48,19 @@ class HttpServer:
         place: tuple[str, int],
         *,
         max_body: int,
+        is_good: Callable[[str], bool],
         make_room: Callable[[], bool] = lambda: False,
     ) -> None:
         """``place`` is the address and port to listen on; without ``upgrades`` there is no
         WebSocket there. Loads certificates; raises :class:`StartError` for one of no use.
 
-        ``max_body`` is for requests that take a body, in bytes. ``make_room`` ends a connection of
+        ``max_body`` is for requests that take a body, in bytes; ``is_good`` says of a token whether
+        its bearer may send as much. ``make_room`` ends a connection of
         others that can go, if there is any, where descriptors run out.
         """
         self._settings: Final = settings
         self._place: Final = place
+        self._is_good: Final = is_good
         self._others_make_room: Final = make_room
         self.pending: Final = Pending(
             per_address=settings.max_pending_per_address,
@@ -65,7 +71,7 @@ class HttpServer:
         networks = settings.proxy_networks
         self._edge: Final = Edge(
             settings.handshake_timeout,
-            lambda scope: max_body if takes_body(api, scope) else UNWANTED_BODY,
+            partial(self._max_body, api, max_body),
             self.pending,
             lambda peer, forwarded: counted_address(peer, forwarded, networks),
         )
@@ -160,6 +166,12 @@ class HttpServer:
         await self._server.shutdown()
         await self._serving
         self.pending.clear()  # handshakes of TLS, which uvicorn does not know of
+
+    def _max_body(self, api: FastAPI, most: int, scope: Mapping[str, Any]) -> int:
+        # The application reads a body before it looks at the token.
+        if takes_body(api, scope) and self._is_good(bearer_of(scope["headers"])):
+            return most
+        return UNWANTED_BODY
 
     def _make_room(self) -> bool:
         return self._others_make_room() or self.pending.make_room()

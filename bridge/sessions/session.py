@@ -151,6 +151,7 @@ class Session:
             self.close(codes.TOKEN_EXPIRED)  # a ticket can outlive its token
             return
         self._set_deadline()
+        self._socket.known(identity.user_id)
         for oldest in env.registry.identify(self, identity.user_id):
             oldest.replace()
         self.wishes.user = identity.user

@@ -8,6 +8,9 @@ from typing import Final
 from websockets.exceptions import PayloadTooBig
 from websockets.protocol import SERVER, Protocol, State
 
+from bridge.sockets.lingering import MOST, Lingering
+from bridge.sockets.pending import Pending
+
 _silent: Final = logging.getLogger("bridge.frames")
 _silent.setLevel(logging.CRITICAL)  # a peer's broken frames are answered, not logged
 
@@ -28,7 +31,18 @@ class Parsers:
     message in bytes.
     """
 
-    def __init__(self, max_size: int, spare: int = 16) -> None:
+    def __init__(
+        self,
+        max_size: int,
+        spare: int = 16,
+        *,
+        strangers_per_address: int = 1 << 30,
+        max_lingering: int = MOST,
+    ) -> None:
+        self.strangers: Final = Pending(per_address=strangers_per_address)
+        """Connections that nobody knows the user of."""
+        self.lingering: Final = Lingering(max_lingering)
+        """Connections that were told to go."""
         self._max_size: Final = max_size
         self._most_spare: Final = spare
         self._spare: Final[list[FrameParser]] = []

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final, Protocol
 
+NO_BOUND: Final = 1 << 60
 LOOK: Final = 16
 """How many of the oldest are looked at for one that no answer is on its way to."""
 
@@ -45,7 +46,14 @@ class Member(Protocol):
 class Pending:
     """Counts connections by address; each step costs a few look-ups."""
 
-    def __init__(self, *, per_address: int, most: int, held_per_address: int, most_held: int):
+    def __init__(
+        self,
+        *,
+        per_address: int,
+        most: int = NO_BOUND,
+        held_per_address: int = NO_BOUND,
+        most_held: int = NO_BOUND,
+    ) -> None:
         """Bounds of connections and of bytes, of one address and of all."""
         self._per_address: Final = per_address
         self._most: Final = most
@@ -92,8 +100,10 @@ class Pending:
     def leave(self, who: Member) -> None:
         """Forget a connection; safe to call twice."""
         if who.held:
-            self.hold(who, 0)
-        self._all.pop(who, None)
+            self.hold(who, 0)  # while it is still among its address's
+        if who not in self._all:
+            return
+        del self._all[who]
         block = who.block
         if block is not None:
             who.block = None

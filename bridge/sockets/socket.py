@@ -7,8 +7,9 @@ bytes of a message are in flight: an idle connection has none, which is most of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from websockets.frames import Opcode
 
@@ -16,31 +17,24 @@ from bridge.delivery.frames import PING, close_frame, pong_frame
 from bridge.sockets.closing import CLOSE_TIMEOUT, LAST_SECOND, QUIET, CloseWait
 from bridge.sockets.kernel import acknowledged, limit_unsent, untaken
 from bridge.sockets.parsers import FrameParser, Parsers, Skimmer
+from bridge.sockets.pending import Block
+from bridge.sockets.receiver import Receiver
 from bridge.transport import Sender, lend
-from schemas.codes import CLOSE_CODES, INTERNAL_ERROR, INVALID_UTF8, CloseCode
+from schemas.codes import (
+    CLOSE_CODES,
+    INTERNAL_ERROR,
+    INVALID_UTF8,
+    MESSAGE_TOO_BIG,
+    CloseCode,
+)
 
 SLICE: Final = 8 * 1024
 """Bytes of one connection that are read in one loop iteration: 8 KiB of empty frames take about as
 long as the others may have to wait."""
 
 
-class Receiver(Protocol):
-    """What a connection's owner does with what happens on it. Nothing here may block."""
-
-    def on_message(self, data: bytes, is_text: bool) -> None:
-        """A whole message; text is valid UTF-8."""
-
-    def on_sign_of_life(self) -> None:
-        """The peer answered a ping, sent one, or is in the middle of a message."""
-
-    def on_pause(self) -> None:
-        """The connection can't be written to for now."""
-
-    def on_resume(self) -> None:
-        """The connection can be written to again."""
-
-    def on_lost(self) -> None:
-        """The connection is over, or about to be: nothing more can be sent. Called once."""
+MAX_FROM_STRANGER: Final = 16 * 1024
+"""Bytes of a message that are kept of a connection while nobody knows whose it is."""
 
 
 class Socket(asyncio.Protocol):
@@ -63,8 +57,11 @@ class Socket(asyncio.Protocol):
         "_transport",
         "_wait",
         "_when_lost",
+        "block",
         "ended",
+        "held",
         "paused",
+        "whose",
     )
 
     def __init__(
@@ -93,8 +90,17 @@ class Socket(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._when_lost: Callable[[], None] | None = None
         self.paused = False
+        self.whose = ""
+        """The user's id once that is known, what its address counts under before."""
+        self.block: Block | None = None
+        self.held = 0
         self.ended: tuple[int, str] | None = None
         """The close code of whoever closed first, and who that was: ``bridge`` or ``client``."""
+
+    def known(self, user: str) -> None:
+        """It is this user's, and no stranger's any more."""
+        self._parsers.strangers.leave(self)
+        self.whose = user
 
     def hold(self) -> None:
         """Read nothing until :meth:`start`; for an owner that has to wait for something first."""
@@ -160,6 +166,9 @@ class Socket(asyncio.Protocol):
     def abort(self) -> None:
         """Cut the connection without another byte."""
         self._transport.abort()
+
+    evict = abort
+    is_busy = False
 
     # What the event loop calls.
 
@@ -227,6 +236,8 @@ class Socket(asyncio.Protocol):
             parser.writes.clear()  # its own pongs: ours are written above
             if self._parsers.give_back(parser):
                 self._parser = None
+            elif self.block is not None:
+                self._bound_stranger(parser)
 
     def eof_received(self) -> bool:
         """The peer sends no more: the transport is closed once its buffer is written."""
@@ -293,6 +304,13 @@ class Socket(asyncio.Protocol):
         if self._receiver is not None:
             self._receiver.on_message(payload, self._text)
 
+    def _bound_stranger(self, parser: FrameParser) -> None:
+        # A token is at most 8 KiB; who has not sent one needs no room for more.
+        if len(parser.reader.buffer) + (parser.current_size or 0) > MAX_FROM_STRANGER:
+            skimmer = Skimmer()
+            skimmer.is_lost = True
+            self._fail(MESSAGE_TOO_BIG, skimmer)
+
     def _answer_ping(self, payload: bytes) -> None:
         if self._closing or self._transport.is_closing():
             return
@@ -326,7 +344,8 @@ class Socket(asyncio.Protocol):
             self._transport.close()
         elif skimmer.is_lost:
             if self._transport.can_write_eof():
-                self._transport.write_eof()
+                with contextlib.suppress(OSError):  # the peer has reset the connection already
+                    self._transport.write_eof()
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = self._loop.call_later(QUIET, self._on_time)
@@ -357,6 +376,9 @@ class Socket(asyncio.Protocol):
         return True
 
     def _cut_later(self) -> None:
+        if self._timer is None and not self._lost:
+            self._parsers.strangers.leave(self)
+            self._parsers.lingering.enter(self)
         # A peer that does not read would keep a closing transport, and its buffer, for ever.
         if self._timer is None:
             self._timer = self._loop.call_later(CLOSE_TIMEOUT - LAST_SECOND, self._on_time)
@@ -382,6 +404,9 @@ class Socket(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._parsers.lingering.leave(self)
+        elif self.block is not None:
+            self._parsers.strangers.leave(self)
         self._let_go()
         when_lost, self._when_lost = self._when_lost, None
         if when_lost is not None:

@@ -72,7 +72,15 @@ Admit = Callable[[Handshake], Refused | Admitted]
 class Upgrades:
     """Answers handshakes, and makes the :class:`Socket` of each that is admitted."""
 
-    def __init__(self, admit: Admit, parsers: Parsers, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        admit: Admit,
+        parsers: Parsers,
+        observer: Observer | None = None,
+        address: Callable[[str, str | None], str | None] = lambda peer, forwarded: peer,
+    ) -> None:
+        """``address`` takes a peer's address and ``X-Forwarded-For``; see :mod:`.pending`."""
+        self._address: Final = address
         self._admit: Final = admit
         self._parsers: Final = parsers
         self._observer: Final = observer or Observer()
@@ -118,12 +126,16 @@ class Upgrades:
             ),
         )
         transport.set_protocol(socket)
+        address = self._address(handshake.peer, handshake.headers.get("x-forwarded-for"))
+        socket.whose = stranger = address or ""
         self._observer.upgraded += 1
         if outcome.greets:
             self._put_off.begin(socket, loop)
         else:
             socket.put()
         outcome.take(socket)
+        if socket.whose is stranger and not socket.is_closing:
+            self._parsers.strangers.enter(socket, address)
         return socket
 
 

@@ -99,7 +99,7 @@ async def test_an_upgrade_waits_for_the_answers_before_it() -> None:
 async def test_an_upgrade_does_not_begin_on_a_full_transport() -> None:
     """Behind an answer that is not read it waits; the socket then knows a transport with room."""
     side = Side()
-    counts = port.pending()
+    counts = port.pending(held_per_address=1 << 30)
     async with (
         port.serving(app, upgrades=side.upgrades, counts=counts) as number,
         knocking(number) as peer,
@@ -121,7 +121,7 @@ async def test_an_upgrade_does_not_begin_on_a_full_transport() -> None:
 async def test_an_upgrade_that_waits_in_vain_is_cut() -> None:
     """The answers before it have their deadline."""
     side = Side()
-    counts = port.pending()
+    counts = port.pending(held_per_address=1 << 30)
     async with (
         port.serving(app, upgrades=side.upgrades, counts=counts, answer=0.3) as number,
         knocking(number) as peer,
