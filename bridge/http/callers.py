@@ -63,7 +63,7 @@ async def caller(
             ) from None
         except TokenError as problem:
             reason = problem.reason
-            observer.tokens.add(reason)
+            observer.count_token(reason)
             failures.failed(address)
         if over:
             raise _too_many(request, failures)

@@ -1,1 +1,1 @@
-"""What the bridge says of itself: logs now."""
+"""What the bridge says of itself: counts, and log lines that stay few whatever peers do."""

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol
 
 from bridge.identity.origins import Network, client_address
 from bridge.telemetry.lines import OTHER, Lines, Tally, cut
-from schemas.codes import CLOSE_CODES, SLOW_CONSUMER, ErrorCode
+from schemas.codes import CLOSE_CODES, INVALID_TOKEN, SLOW_CONSUMER, ErrorCode
 from schemas.commands import CLIENT_MESSAGE_TYPES
 
 log = logging.getLogger("bridge.clients")
@@ -191,7 +191,9 @@ class Observer:
         self, reason: str, address: str, *, code: int | None = None, connection_id: str = ""
     ) -> None:
         """A token or ticket that a client came with was not good; ``reason`` says which check."""
-        self.tokens.add(reason)
+        self.count_token(reason)
+        if code == INVALID_TOKEN.code:
+            self.errors.add(str(ErrorCode.TOKEN_INVALID))  # which says why, before the close
         if code is not None and not connection_id:
             self._count_close(code, "bridge")  # else its session is told of
         self.lines.say(
@@ -203,9 +205,13 @@ class Observer:
                 "address": address,
                 "connection_id": connection_id or None,
             },
-            kind=reason,
+            kind=reason.partition(": ")[0],
             address=address,
         )
+
+    def count_token(self, reason: str) -> None:
+        """Count a token that was not good; what stands behind a colon is of that one token."""
+        self.tokens.add(reason.partition(": ")[0])
 
     def request_refused(self, status: int, reason: str, address: str, path: str) -> None:
         """An HTTP call was refused for who made it; ``path`` is the route's template."""

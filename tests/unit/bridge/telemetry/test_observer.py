@@ -73,3 +73,13 @@ def test_a_hostile_origin_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     [record] = caplog.records
     assert len(vars(record)["origin"]) <= 128
     assert len(vars(record)["host"]) <= 128
+
+
+def test_what_is_wrong_with_one_token_makes_no_label() -> None:
+    """Reasons are counted by what was checked, not by what stood in the token."""
+    observer = Observer()
+    for name in "abc":
+        observer.token_refused(f"the token's sub is no id: {name}", "192.0.2.1", code=4500)
+    assert dict(observer.tokens) == {"the token's sub is no id": 3}
+    assert dict(observer.errors) == {"TOKEN_INVALID": 3}
+    assert dict(observer.closed) == {("4500", "bridge"): 3}
