@@ -7,6 +7,7 @@ from the finished line, whichever of message, arguments, extra fields or traceba
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -41,6 +42,7 @@ _SECRETS: Final = (
     ),
 )
 
+_WORD: Final = re.compile(r"[\w.:/*@+>-]+")
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _HIDDEN: Final = frozenset({"color_message"})
 """Fields that uvicorn adds for its own formatter."""
@@ -102,17 +104,25 @@ class TextFormatter(_Formatter):
     def line(self, record: logging.LogRecord) -> str:
         text = f"{self.time(record)} {record.levelname} {record.name}: {self.message(record)}"
         for name, value in self.fields(record).items():
-            shown = _shown(value)
-            text += f" {name}={shown if shown.isalnum() else json.dumps(shown)}"
+            text += f" {name}={_field(value)}"
         if trace := self.exception(record):
             text += f" exception: {trace}"
         return "".join(each if each.isprintable() else _escape(each) for each in text)
 
 
+def _field(value: object) -> str:
+    """Return a value so that it ends where it seems to: a plain word, or JSON."""
+    if isinstance(value, list | dict):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.dumps(value, ensure_ascii=False, default=_shown, skipkeys=True)
+    shown = _shown(value)
+    if shown and _WORD.fullmatch(shown):
+        return shown
+    return json.dumps(shown, ensure_ascii=False)
+
+
 def _shown(value: object) -> str:
     try:
-        if isinstance(value, list | dict):
-            return json.dumps(value, ensure_ascii=False, default=str)
         return str(value)
     except Exception:  # the value's own code runs here, and the record is worth keeping
         return f"<{type(value).__name__}>"
