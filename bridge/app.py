@@ -263,6 +263,7 @@ class Bridge:
                 self._rejects.tick,
                 lambda: self._control.report(),
                 self._observer.lines.tick,
+                lambda: self._observer.look_at_evictions(self._server.evicted),
             ),
         )
 

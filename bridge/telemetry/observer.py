@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from bridge.identity.origins import Network, client_address
-from bridge.telemetry.lines import OTHER, Lines, Tally, cut
+from bridge.telemetry.lines import INTERVAL, OTHER, Lines, Tally, cut
 from schemas.codes import CLOSE_CODES, INVALID_TOKEN, SLOW_CONSUMER, ErrorCode
 from schemas.commands import CLIENT_MESSAGE_TYPES
 
@@ -52,6 +52,7 @@ class Line(StrEnum):
     TICKET_ISSUED = "ticket issued"
     TICKET_REFUSED = "ticket refused"
     ADMINISTRATOR = "administrator action"
+    EVICTED = "connections evicted"
 
 
 class Client(Protocol):
@@ -82,6 +83,9 @@ class Observer:
         """``rate`` is that of :class:`Lines`; ``networks`` are the trusted proxies'."""
         self.lines: Final = Lines(log, rate=rate, clock=clock)
         self._networks: Final = tuple(networks)
+        self._clock: Final = clock
+        self._evicted = 0
+        self._evictions_due = 0.0
         self.upgraded = 0
         """Handshakes that were answered with 101."""
         self.established = 0
@@ -222,6 +226,13 @@ class Observer:
             kind=f"{status} {reason}",
             address=address,
         )
+
+    def look_at_evictions(self, total: int) -> None:
+        """So many connections of nobody known had to make room so far; called now and then."""
+        now = self._clock()
+        if total > self._evicted and now >= self._evictions_due:
+            count, self._evicted, self._evictions_due = total - self._evicted, total, now + INTERVAL
+            log.warning(Line.EVICTED, extra={"count": count})
 
     # Messages.
 

@@ -83,3 +83,15 @@ def test_what_is_wrong_with_one_token_makes_no_label() -> None:
     assert dict(observer.tokens) == {"the token's sub is no id": 3}
     assert dict(observer.errors) == {"TOKEN_INVALID": 3}
     assert dict(observer.closed) == {("4500", "bridge"): 3}
+
+
+def test_evictions_are_a_line_in_ten_seconds(caplog: pytest.LogCaptureFixture) -> None:
+    """However many make room, one line tells how many since the last; none where none did."""
+    now = [100.0]
+    observer = Observer(clock=lambda: now[0])
+    with caplog.at_level(logging.INFO, "bridge.clients"):
+        for total in range(0, 3000, 100):
+            observer.look_at_evictions(total)
+            now[0] += 1
+    counts = [vars(record)["count"] for record in caplog.records]
+    assert counts == [100, 1000, 1000]
