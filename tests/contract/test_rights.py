@@ -20,7 +20,7 @@ from publishers import (
 from publishers.lookup import CannotTell, find
 from schemas.events import UploadCompleted
 from tests.support.clients import Client, Clients, http, mint, new_user, ticket
-from tests.support.peers import PEERS
+from tests.support.peers import PEERS, Failed
 from tests.support.rights import Deployed, event
 
 
@@ -117,6 +117,21 @@ async def test_services_with_a_client_of_their_own(deployed: Deployed, client: s
         assert await reviewer.messages() == []
         assert not uploader.refusals
         assert not reviewer.refusals
+
+
+@pytest.mark.parametrize("client", PEERS)
+async def test_what_no_stream_stores_is_refused(deployed: Deployed, client: str) -> None:
+    """A mistyped type, an ephemeral one among the durable and an event that is far too large are
+    told to the publisher at once.
+    """
+    async with deployed.guarded.peer("upload-service", client) as peer:
+        for kind in ("upload.completd", "upload.progress"):
+            # Node's client takes the server's "no responders" for this.
+            with pytest.raises(Failed, match=r"NoStreamResponse|jetstream is not enabled"):
+                await peer.store(f"events.user.42.{kind}.u1", "{}")
+            assert not peer.refusals
+        with pytest.raises(Failed, match="message size exceeds maximum allowed"):
+            await peer.store("events.user.42.upload.completed.u1", "x" * 500_000)
 
 
 async def test_commands_with_the_sdk(deployed: Deployed) -> None:

@@ -154,6 +154,10 @@ async def test_a_hostile_service_harms_nobody(deployed: Deployed, client: str) -
         for message in told:
             assert guarded.kind == "users", message
             assert json.loads(message.data).keys() <= {"stream", "seq", "duplicate"}, message
+        async with http(first.url, mint("admin", role="admin")) as admin:
+            metrics = (await admin.get("/metrics")).text
+        counted = 'bridge_control_ignored_total{reason="malformed question"}' in metrics
+        assert counted == (guarded.kind == "users")
 
 
 @pytest.mark.parametrize("client", PEERS)

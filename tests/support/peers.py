@@ -160,7 +160,7 @@ class PythonPeer(Peer):
                 subject, data.encode(), headers=given
             )
         except (nats.errors.Error, APIError) as error:
-            raise Failed(repr(error)) from error
+            raise Failed(f"{type(error).__name__}: {error}") from error
         return told.seq
 
     async def request(self, subject: str, data: str = "") -> Received:
