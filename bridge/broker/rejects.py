@@ -18,13 +18,14 @@ from bridge.broker.connection import Connection
 from bridge.telemetry.lines import Lines, cut
 from schemas.envelope import HEADER_REJECT_DETAIL, HEADER_REJECT_REASON
 from schemas.errors import EventError
-from schemas.subjects import Root, Subjects
+from schemas.subjects import Subjects
 
 log = logging.getLogger(__name__)
 
-MAX_SUBJECT: Final = 1024
-"""Longest subject in bytes under which an event is published again; nats-server takes 4,096 for the
-whole line."""
+MAX_TOKENS: Final = 12
+MAX_TOKEN: Final = 128
+"""Most tokens of the subject under which an event is published again, and bytes of each:
+nats-server takes 4,096 for the whole line."""
 MAX_DETAIL: Final = 256
 """Longest detail in characters."""
 MAX_HEADERS: Final = 4096
@@ -44,6 +45,8 @@ PREFIX: Final = "Rejected-"
 """What is put before the names of headers that nats-server or NATS's clients act on."""
 
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
+_ODD: Final = re.compile(rb"[^!-)+-=?-~]")
+"""What is not printable ASCII, and the wildcards."""
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -89,17 +92,12 @@ class Rejects:
                 lambda: {"unsent_in_all": self.unsent},
             )
             return
-        shown = subject.decode("ascii", "replace")
-        if len(subject) <= MAX_SUBJECT and shown.isascii() and shown.isprintable():
-            target = self._subjects.rejected(shown)
-        else:
-            # What NATS would not take back as a subject, or not beside the prefix in one line.
-            target = f"{self._subjects.root(Root.REJECTED)}.unnameable"
         lines = [
             f"{HEADER_REJECT_REASON}: {reason}",
             f"{HEADER_REJECT_DETAIL}: {detail}",
             *passed_on(headers),
         ]
+        target = self._subjects.rejected(nameable(subject))
         self._connection.send(target, head("\r\n".join(lines)), payload)
 
     def _may_publish(self, size: int) -> bool:
@@ -125,6 +123,16 @@ class Rejects:
 def type_of(subject: bytes) -> str:
     """Return the type that a subject names, as far as it names one."""
     return ".".join(subject.decode("ascii", "replace").split(".")[-3:-1])
+
+
+def nameable(subject: bytes) -> str:
+    """Return a subject that NATS takes, of the same form: its owner subscribes by that.
+
+    NATS brings subjects that it would not take: what is no plain character is written ``=XX``.
+    """
+    tokens = subject.split(b".", MAX_TOKENS)[:MAX_TOKENS]
+    plain = [_ODD.sub(lambda odd: b"=%02X" % odd[0][0], each)[:MAX_TOKEN] for each in tokens]
+    return b".".join(plain).decode("ascii")
 
 
 def head(lines: str) -> bytes:

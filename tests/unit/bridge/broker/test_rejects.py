@@ -160,13 +160,15 @@ def test_the_log_names_reason_type_and_source(caplog: pytest.LogCaptureFixture) 
     [
         (b"p.live.stream.topic.review.updated.7", "p.rejected.stream.topic.review.updated.7"),
         (b"p.live.service.all.x", "p.rejected.service.all.x"),
-        (b"p.live.service.user.42.\xff.b.-", "p.rejected.unnameable"),
-        (b"p.live.service.user." + b"x" * 2_000, "p.rejected.unnameable"),
+        (b"p.live.service.user.42.\xff.b.-", "p.rejected.service.user.42.=FF.b.-"),
+        ("p.live.service.all.a.b.é *\t>".encode(), "p.rejected.service.all.a.b.=C3=A9=20=2A=09=3E"),
+        (b"p.live.service.user." + b"x" * 2_000, "p.rejected.service.user." + "x" * 128),
+        (b"p.live.service.user" + b".x" * 1_000, "p.rejected.service.user" + ".x" * 8),
     ],
 )
 @pytest.mark.parametrize("payload", [b"", b"[]", b'{"source":5}', b"\xff" * 100_000])
 def test_any_subject_and_payload_goes_back(subject: bytes, target: str, payload: bytes) -> None:
-    """What can't be a subject goes to one of its own; nothing raises."""
+    """What can't be a subject goes to one of the same form; nothing raises."""
     scene = Scene()
     scene.reject(payload=payload, subject=subject)
     assert scene.wire.sent[0][0] == target

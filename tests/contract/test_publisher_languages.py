@@ -1,0 +1,93 @@
+"""Whatever a publisher of any language sends, it is told of or delivered: nothing is silent."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+from nats.errors import NoRespondersError
+
+from schemas.subjects import Audience, Root, encode_id
+from tests.support.bridge import BridgeProcess
+from tests.support.bus import Bus, next_message
+from tests.support.clients import Clients
+from tests.support.languages import DELIVERED, REFUSED, Case, cases
+
+CASES = cases()
+TOO_LARGE = 10054
+SPLICED = re.compile(rb'(?:,"traceparent":"([^"\\]+)")?(?:,"cursor":"([^"\\]+)")?}$')
+
+
+def test_the_table_is_large_and_its_names_tell_cases_apart() -> None:
+    """So that none is left out by accident."""
+    assert len(CASES) >= 200
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert {DELIVERED, REFUSED} < {case.ends for case in CASES}
+
+
+def place(case: Case, user: str) -> str:
+    """Return what of the subject stands before the type."""
+    return f"user.{encode_id(user)}" if case.audience is Audience.USER else str(case.audience)
+
+
+async def publish(bus: Bus, subject: str, case: Case) -> bool:
+    """Publish as any client does; return whether NATS took it."""
+    headers = case.headers or None
+    if not case.stored:
+        await bus.raw(subject, case.payload, headers)
+        return True
+    try:
+        answer = await bus.connection.request(subject, case.payload, timeout=5, headers=headers)
+    except NoRespondersError:
+        return False
+    receipt: dict[str, Any] = json.loads(answer.data)
+    if "error" in receipt:
+        assert receipt["error"]["err_code"] == TOO_LARGE, receipt
+        return False
+    return True
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+async def test_each_is_delivered_refused_or_rejected(bridge: BridgeProcess, case: Case) -> None:
+    """A receiver reads the very bytes, but for cursor and trace; or NATS says no to the publisher;
+    or the event comes back with its reason on subjects that its owner may subscribe to.
+    """
+    async with Clients(bridge.url) as clients, Bus(bridge) as bus:
+        client = await clients.join()
+        await client.subscribe("upload.*", "review.*", "file.*", "user.*", "system.*")
+        rejected = bus.subjects.root(Root.REJECTED)
+        domain = case.tail.partition(".")[0]
+        backs = [
+            await bus.watch(f"{rejected}.*.{audience}.{domain}.>")
+            for audience in ("user.*", "topic", "all")
+        ]
+        root = bus.subjects.root(Root.EVENTS if case.stored else Root.SERVICE)
+        taken = await publish(bus, f"{root}.{place(case, client.user)}.{case.tail}", case)
+        assert taken is (case.ends != REFUSED)
+        returned = []
+        if case.ends not in (DELIVERED, REFUSED):
+            back = backs[("user", "topic", "all").index(str(case.audience))]
+            returned.append(await next_message(back))
+        marker = await bus.marker(client.user, Root.EVENTS if case.stored else Root.SERVICE)
+        texts = []
+        while marker not in (text := await client.receive_text()):
+            texts.append(text.encode())
+        await bus.settle()
+        assert sum(back.pending_msgs for back in backs) == 0
+        if case.ends == DELIVERED:
+            (delivered,) = texts
+            added = SPLICED.search(delivered) if case.stored or case.gains else None
+            if added is not None:
+                assert (added[1] or b"").decode() == case.gains
+                assert (added[2] is not None) is case.stored
+                delivered = delivered[: added.start()] + b"}"
+            assert delivered == (case.payload.rstrip() if added else case.payload)
+            return
+        assert texts == []
+        for message in returned:
+            assert message.headers is not None
+            assert message.headers["Bridge-Reject-Reason"] == case.ends, message.headers
+            assert message.headers["Bridge-Reject-Detail"]
+            assert message.data == case.payload
