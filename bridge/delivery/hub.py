@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from bridge.delivery.frames import cursor_frame, text_frame
+from bridge.delivery.lost import Lost, lost_frame
 from bridge.delivery.order import REMEMBERED, StreamOrder
 from bridge.delivery.outbox import Flush
 from bridge.delivery.publisher_headers import Schemas, traced
@@ -28,7 +29,7 @@ from schemas.subjects import MAX_ID_BYTES, NO_RESOURCE, Audience, Root, Subjects
 Reject = Callable[[bytes, bytes, bytes, EventError], None]
 """Takes subject, headers, payload, and why the event must not reach a client."""
 
-Recalled = tuple[Audience, EventType, str, bytes]
+Recalled = tuple[Audience, EventType | Lost, str, bytes]
 """Audience, type, resource token and frame of a stored event."""
 
 _NOT_FROM_STREAM: Final = EventError(
@@ -116,7 +117,7 @@ class Hub:
 
     def read(
         self, route: DirectRoute | TopicRoute, subject: bytes, headers: bytes, payload: bytes
-    ) -> tuple[EventType, str, bytes] | None:
+    ) -> tuple[EventType | Lost, str, bytes] | None:
         """Return type, resource token and frame of an event that came for a route, or None where it
         goes no further now.
 
@@ -203,7 +204,11 @@ class Hub:
             event_type.check(text, about)
         except EventError as error:
             self._refuse(subject, headers, payload, error)
-            return None
+            if not sequence:
+                return None
+            number = int(sequence)
+            frame = self._lost_frame(number, self.order.cursor(number), error)
+            return Lost(name.decode("utf-8", "replace")), resource.decode("utf-8", "replace"), frame
         self.counts.events += 1
         if not sequence:
             frame = text_frame(text)
@@ -266,25 +271,38 @@ class Hub:
             return self.topics.get(rest.rpartition(".")[0])
         return self.everybody if audience == Audience.ALL else None
 
-    def recall(self, subject: bytes, payload: bytes, cursor: bytes) -> Recalled | None:
-        """Return what a stored event is.
-
-        None where it would be refused live as well; ``subject`` is the one it was stored under.
+    def recall(
+        self, subject: bytes, payload: bytes, cursor: bytes, sequence: int
+    ) -> Recalled | None:
+        """Return what a stored event is, or the ``gap`` that stands for one that would be refused
+        live as well; ``subject`` is the one it was stored under. None for what is no event's.
         """
-        is_stored = subject.startswith(self._events_root)
+        if not subject.startswith(self._events_root):
+            return None
         try:
             name, _, rest = subject.removeprefix(self._events_root).decode().partition(".")
             audience = Audience(name)
-            if audience is Audience.USER:
-                rest = rest.partition(".")[2]
-            type_name, _, resource = rest.rpartition(".")
-            event_type = self._types[audience].stored.get(type_name.encode())
-            if event_type is None or len(payload) > self._max_stored or not is_stored:
-                return None
-            event_type.check(payload, _resource_id(resource))
-        except (EventError, ValueError):
+        except ValueError:
             return None
+        if audience is Audience.USER:
+            rest = rest.partition(".")[2]
+        type_name, _, resource = rest.rpartition(".")
+        types = self._types[audience]
+        event_type = types.stored.get(type_name.encode())
+        try:
+            if event_type is None:
+                raise self._unknown(types, type_name.encode())
+            if len(payload) > self._max_stored:
+                raise self._too_large(payload, cursor)
+            event_type.check(payload, _resource_id(resource))
+        except EventError as error:
+            self.counts.rejected[error.reason] = self.counts.rejected.get(error.reason, 0) + 1
+            frame = self._lost_frame(sequence, cursor.decode(), error)
+            return audience, Lost(type_name), resource, frame
         return audience, event_type, resource, text_frame(splice_cursor(payload, cursor))
+
+    def _lost_frame(self, sequence: int, cursor: str, error: EventError) -> bytes:
+        return lost_frame(self.order.cursor(sequence - 1), cursor, error)
 
     def _too_large(self, payload: bytes, sequence: bytes) -> EventError:
         most = self._max_stored if sequence else self._max_size

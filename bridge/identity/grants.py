@@ -129,8 +129,8 @@ def _parse(text: str, user: str | None) -> Pattern:
 class Grants:
     """What one token may see and do. Immutable; equal when the rules are.
 
-    Scopes are worked out once, for the catalogue's types: a type that is not in it is never
-    permitted.
+    Scopes are worked out once, for the catalogue's types: a type that is not in it is nobody's to
+    subscribe to.
     """
 
     __slots__ = ("_scopes", "command", "subscribe", "unrestricted")
@@ -158,9 +158,15 @@ class Grants:
         return self._scopes.get(event_type, NOTHING)
 
     def permits(self, event_type: str, resource: str) -> bool:
-        """Whether events of this type about this resource (a subject token) may be seen."""
+        """Whether events of this type about this resource (a subject token) may be seen.
+
+        Of a type that is not in the catalogue none is ever delivered; the patterns say who is told
+        that there was one.
+        """
         scope = self._scopes.get(event_type)
-        return scope is not None and scope.permits(resource)
+        if scope is None:
+            return self.subscribe.permits(event_type, resource)
+        return scope.permits(resource)
 
     def permits_command(self, command: str, resource: str) -> bool:
         """Whether this command (``upload.cancel``) may be given about this resource token."""

@@ -22,6 +22,7 @@ from bridge.broker.merge import Merge
 from bridge.broker.streams import Head
 from bridge.delivery.backlog import Backlog
 from bridge.delivery.hub import Recalled
+from bridge.delivery.lost import Lost
 from bridge.errors import BrokerUnavailable
 from bridge.sessions.orders import Order, place
 from bridge.sessions.positions import DIRECT, Key, Positions, as_wanted
@@ -340,7 +341,7 @@ class Replay:
         if recalled is not None and recalled[0] == cursor:
             found = recalled[1]
         else:
-            found = session.env.hub.recall(stored.subject, stored.payload, cursor)
+            found = session.env.hub.recall(stored.subject, stored.payload, cursor, sequence)
             if found is None or found[0] is not Audience.USER:
                 stored.recalled = (cursor, found)
         if found is None:
@@ -359,7 +360,7 @@ class Replay:
                 if order.skip:
                     order.skip -= 1
                     return None
-                order.replayed += 1
+                order.replayed += not isinstance(kind, Lost)
                 break
         return frame
 

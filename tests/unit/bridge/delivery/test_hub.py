@@ -34,6 +34,13 @@ def event(address: Address, **data: object) -> bytes:
     ).encode()
 
 
+def told(frame: bytes) -> object:
+    """The reason of the ``gap`` in a frame."""
+    message = json.loads(frame[frame.index(b"{") :])
+    assert message["type"] == "gap"
+    return message["data"]["reason"]
+
+
 class Client:
     """A receiver, and the frames that were written to it."""
 
@@ -105,12 +112,15 @@ def test_an_event_about_something_else_than_its_subject_says(
     address = Address(Audience.TOPIC, "review.updated", token)
     text = event(UPDATED, review_id=about)
     scene.publish(address, text)
+    assert client.writes == []
     headers = republished(f"x.events.topic.review.updated.{address.resource}", 7)
     scene.publish(address, text, headers, Root.STREAM)
-    assert client.writes == []
+    assert [told(each) for each in client.writes] == ["INVALID_EVENT"]
     assert scene.reasons == [RejectReason.RESOURCE_MISMATCH] * 2
     subject = f"x.events.topic.review.updated.{token}".encode()
-    assert scene.hub.recall(subject, text, b"5f-7") is None
+    found = scene.hub.recall(subject, text, b"5f-7", 7)
+    assert found is not None
+    assert told(found[3]) == "INVALID_EVENT"
 
 
 def test_who_wants_any_resource_gets_all(scene: Scene) -> None:
@@ -314,6 +324,42 @@ def test_what_bridges_say_to_each_other_is_no_event(scene: Scene) -> None:
     assert scene.hub.counts.events == 0
 
 
+class TestLost:
+    """What the stream has and no client can have is told to those whom it was for."""
+
+    @pytest.mark.parametrize("subject", ["user.1.nothing.here.77", "all.nothing.here.77"])
+    def test_a_type_that_is_not_known(self, scene: Scene, subject: str) -> None:
+        """To the connections of its user, or to all, that may have such a type; with its place."""
+        free, guarded, denied = Client(), Client(), Client()
+        guarded.outbox.permits = lambda name, resource: (name, resource) == ("nothing.here", "77")
+        denied.outbox.permits = lambda name, resource: False
+        route = scene.hub.hold_user("1") if subject.startswith("user") else scene.hub.everybody
+        for client in (free, guarded, denied):
+            route.receivers[client.outbox] = None
+        headers = republished(f"x.events.{subject}", 7)
+        route.receive(f"x.live.stream.{subject}".encode(), headers, b"{}")
+        scene.turns.run()
+        assert denied.writes == []
+        for client in (free, guarded):
+            (frame,) = client.writes
+            message = json.loads(frame[frame.index(b"{") :])
+            data = {"from": "5f-6", "to": "5f-7", "reason": "UNKNOWN_EVENT", "recoverable": False}
+            assert message["data"].items() >= data.items()
+        assert scene.hub.counts.rejected == {RejectReason.UNKNOWN_EVENT: 1}
+        assert "BRIDGE_CATALOGUE" in scene.refused[0][3].detail
+        assert scene.hub.order.position == 7
+
+    @pytest.mark.parametrize("payload", [b"{", b"x" * (MAX_SIZE + 1)])
+    def test_what_is_not_valid(self, scene: Scene, payload: bytes) -> None:
+        """To those of a topic too; what a service sends past the stream is refused without."""
+        client = Client()
+        scene.hub.topic("review.updated").add(client.outbox, "77", NONE)
+        scene.publish(UPDATED, payload)
+        assert client.writes == []
+        scene.publish(UPDATED, payload, republished(STORED, 7), Root.STREAM)
+        assert [told(each) for each in client.writes] == ["INVALID_EVENT"]
+
+
 def block(*lines: str) -> bytes:
     """A header block of these lines."""
     return "".join(f"{line}\r\n" for line in ("NATS/1.0", *lines, "")).encode()
@@ -414,7 +460,9 @@ class TestCursor:
         """Where it comes from there all the same, it is no event that clients were promised."""
         address = topic("upload.progress", "7")
         headers = republished("x.events.topic.upload.progress.7", 7)
-        assert self.come(scene, headers, Root.STREAM, address) == []
+        assert [told(each) for each in self.come(scene, headers, Root.STREAM, address)] == [
+            "INVALID_EVENT"
+        ]
         assert scene.reasons == [RejectReason.NOT_DURABLE]
 
     def test_without_a_known_stream_there_is_none(self, scene: Scene) -> None:

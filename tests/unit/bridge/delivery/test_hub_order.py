@@ -9,6 +9,7 @@ import pytest
 from bridge.delivery import hub as hub_module
 from bridge.delivery import order as order_module
 from bridge.delivery.hub import Hub
+from bridge.delivery.lost import Lost
 from bridge.delivery.outbox import Flush, Outbox
 from schemas.catalogue import Catalogue
 from schemas.events import EventData, event
@@ -381,30 +382,50 @@ class TestRecall:
     """Stored events that are read for one client are checked like those that come in."""
 
     @pytest.mark.parametrize(
-        ("subject", "payload"),
+        ("subject", "payload", "reason"),
         [
-            (b"events.topic.review.updated.77", b"{"),
-            (b"events.topic.review.updated.77", b"x" * 65_537),
-            (b"events.topic.review.created.77", None),
-            (b"events.topic.nothing.here.77", None),
-            (b"events.topic.review.updated", None),
-            (b"events.topic.review.updated.a=2e", None),
-            (b"events.topic.review.updated.\xff", None),
-            (b"events.topic.upload.progress.77", b"{}"),
-            (b"events.nobody.review.updated.77", None),
-            (b"events.user.1", None),
-            (b"events.topic", None),
-            (b"live.stream.topic.review.updated.77", None),
-            (b"other", None),
-            (b"", None),
+            (b"events.topic.review.updated.77", b"{", "INVALID_EVENT"),
+            (b"events.topic.review.updated.77", b"x" * 65_537, "INVALID_EVENT"),
+            (b"events.topic.review.created.77", None, "INVALID_EVENT"),
+            (b"events.topic.nothing.here.77", None, "UNKNOWN_EVENT"),
+            (b"events.topic.review.updated", None, "INVALID_EVENT"),
+            (b"events.topic.review.updated.a=2e", None, "INVALID_EVENT"),
+            (b"events.topic.upload.progress.77", b"{}", "INVALID_EVENT"),
+            (b"events.user.1.nothing.here.77", None, "UNKNOWN_EVENT"),
+            (b"events.user.1", None, "INVALID_EVENT"),
+            (b"events.topic", None, "INVALID_EVENT"),
         ],
     )
-    def test_what_is_no_durable_event_is_none(
-        self, scene: Scene, subject: bytes, payload: bytes | None
+    def test_what_can_not_be_delivered_is_a_gap(
+        self, scene: Scene, subject: bytes, payload: bytes | None, reason: str
     ) -> None:
-        """Unknown, unreadable, too large, of another type, or ephemeral: no client gets it."""
+        """Unknown, unreadable, too large, of another type, or ephemeral: told in its place."""
         text = json.dumps(envelope(REVIEW)).encode() if payload is None else payload
-        assert scene.hub.recall(subject, text, b"5f-1") is None
+        found = scene.hub.recall(subject, text, b"5f-7", 7)
+        assert found is not None
+        _, kind, _, frame = found
+        assert isinstance(kind, Lost)
+        told = json.loads(frame[frame.index(b"{") :])
+        assert told["type"] == "gap"
+        data = {"from": "5f-6", "to": "5f-7", "reason": reason, "recoverable": False}
+        assert told["data"].items() >= data.items()
+        assert sum(scene.hub.counts.rejected.values()) == 1
+
+    @pytest.mark.parametrize(
+        "subject",
+        [
+            b"events.topic.review.updated.\xff",
+            b"events.nobody.review.updated.77",
+            b"live.stream.topic.review.updated.77",
+            b"topic.review.updated.77",
+            b"other",
+            b"",
+        ],
+    )
+    def test_what_is_for_nobody_is_none(self, scene: Scene, subject: bytes) -> None:
+        """A subject that no event has was for no client."""
+        text = json.dumps(envelope(REVIEW)).encode()
+        assert scene.hub.recall(subject, text, b"5f-1", 1) is None
 
     @pytest.mark.parametrize(
         ("address", "audience"),
@@ -420,7 +441,7 @@ class TestRecall:
         """Audience, type, resource and frame, with the cursor that was given."""
         payload = json.dumps(envelope(address)).encode()
         subject = SUBJECTS.event(Root.EVENTS, address).encode()
-        found = scene.hub.recall(subject, payload, b"5f-1-9")
+        found = scene.hub.recall(subject, payload, b"5f-1-9", 9)
         assert found is not None
         to, kind, resource, frame = found
         assert (to, kind.name, resource) == (audience, address.event_type, address.resource)
@@ -431,5 +452,6 @@ class TestRecall:
         """Stored for another one, where anybody may store it, it goes to nobody."""
         hub = _hub(ONE_AUDIENCE, Turns())
         payload = json.dumps({**envelope(REVIEW), "type": "note.kept", "data": {}}).encode()
-        found = hub.recall(f"events.{audience}.note.kept.-".encode(), payload, b"5f-1")
-        assert (found is not None) == (audience == "user.1")
+        found = hub.recall(f"events.{audience}.note.kept.-".encode(), payload, b"5f-1", 1)
+        assert found is not None
+        assert isinstance(found[1], Lost) == (audience != "user.1")

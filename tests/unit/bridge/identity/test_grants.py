@@ -72,12 +72,17 @@ def test_deny_wins_over_a_narrower_allow() -> None:
     assert resolve(given, "review.updated.77") == ()
 
 
-def test_a_type_outside_the_catalogue_is_never_permitted() -> None:
-    """Even whoever may see everything may not see a type that nobody declared."""
-    given = grants([">"])
+def test_a_type_outside_the_catalogue_is_nobodys_to_subscribe_to() -> None:
+    """Even whoever may see everything may not see a type that nobody declared; who would hear that
+    there was one is a matter of the patterns.
+    """
+    given = grants([">"], ["no.other"])
     assert given.unrestricted
-    assert not given.permits("no.such", "1")
+    assert resolve(given, "no.such") == ()
     assert given.scope("no.such") is NOTHING
+    assert given.permits("no.such", "1")
+    assert not given.permits("no.other", "1")
+    assert not grants(["review.*"]).permits("no.such", "1")
 
 
 def test_only_whole_freedom_is_unrestricted() -> None:
