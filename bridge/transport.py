@@ -12,7 +12,7 @@ import socket
 import ssl
 from asyncio.selector_events import _SelectorSocketTransport  # type: ignore[attr-defined]
 from asyncio.sslproto import AppProtocolState, SSLProtocol
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 READ: Final = 16 * 1024
@@ -56,6 +56,12 @@ class Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed doe
         if self._buffer:
             self._offer()
 
+    def writelines(self, list_of_data: Iterable[bytes]) -> None:
+        """As one :meth:`write`: asyncio's own takes no notice of the high-water mark up to Python
+        3.12.8 and 3.13.1 (CVE-2024-12254).
+        """
+        self.write(b"".join(list_of_data))
+
     def _maybe_resume_protocol(self) -> None:
         """asyncio calls this when it has written some of what waited."""
         super()._maybe_resume_protocol()
@@ -74,6 +80,7 @@ class Transport(_SelectorSocketTransport):  # type: ignore[misc]  # typeshed doe
     def _call_connection_lost(self, exc: Exception | None) -> None:
         super()._call_connection_lost(exc)
         self._read_ready_cb = None
+        self.__dict__.pop("_write_ready", None)  # a bound method, from Python 3.12 on
 
 
 class PeerTransport(Transport):

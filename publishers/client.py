@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections.abc import Sequence
 from typing import Any, Final
 
 import nats.errors
@@ -69,6 +70,15 @@ class NatsClient(Client):
         if found is not None:
             with contextlib.suppress(OSError):  # it is gone again already
                 limit_unacknowledged(found, PING_INTERVAL * (OUTSTANDING + 1))
+        if writer is not None:
+            transport: Any = self._transport
+
+            def writelines(parts: Sequence[bytes]) -> None:
+                # asyncio's takes no notice of the high-water mark up to Python 3.12.8 and 3.13.1
+                # (CVE-2024-12254). TLS changes the writer.
+                transport._io_writer.write(b"".join(parts))
+
+            transport.writelines = writelines
         await super()._process_connect_init()
 
     async def _process_pong(self) -> None:

@@ -176,8 +176,8 @@ class Socket(asyncio.Protocol):
         """Bytes from the peer."""
         if self._rest is not None:
             self._rest += data
-        elif len(data) <= SLICE and not self._held:
-            self._read(data)
+        elif self._wait is not None or (len(data) <= SLICE and not self._held):
+            self._read(data)  # what is dropped takes no slices
         else:
             self._rest = data
             self._choose_reading()

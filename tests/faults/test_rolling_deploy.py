@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 from collections import Counter
 from functools import partial
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
+from websockets.asyncio.client import connect
 
 from schemas import codes
 from tests.faults.conftest import Figure
@@ -25,7 +28,11 @@ from tests.support.nats_server import free_port
 EVENTS: Final = 200
 CLIENTS: Final = 99
 SETTLE: Final = 20.0
-SETTINGS: Final = {"BRIDGE_TRUSTED_PROXIES": "127.0.0.1", "BRIDGE_DRAIN_SECONDS": "2"}
+SETTINGS: Final = {
+    "BRIDGE_TRUSTED_PROXIES": "127.0.0.1",
+    "BRIDGE_DRAIN_SECONDS": "2",
+    "BRIDGE_TICKET_TTL": "120",
+}
 
 
 @pytest.fixture(params=[Nginx, HaProxy], ids=lambda kind: kind.name)
@@ -91,13 +98,30 @@ async def is_used(bridge: FaultyBridge) -> bool:
     return bool(await bridge.gauge("connections_established_total"))
 
 
+async def ask_for_ticket(front: Front) -> str:
+    """Fetch a ticket by way of the proxy."""
+    headers = {"Authorization": f"Bearer {mint('late')}"}
+    async with httpx.AsyncClient(verify=UNCHECKED, trust_env=False, headers=headers) as client:
+        answer = await client.post(f"{front.url}/ws/tickets")
+    ticket: str = answer.json()["data"]["ticket"]
+    return ticket
+
+
+async def use(ticket: str, front: Front) -> None:
+    """Connect with a ticket that a replica issued which is gone."""
+    url = front.url.replace("http", "ws", 1)
+    async with connect(f"{url}/ws?ticket={ticket}", ssl=UNCHECKED, proxy=None) as socket:
+        assert json.loads(await socket.recv())["data"]["user_id"] == "late"
+
+
 async def test_rolling_deploy(
     world: World, kind: type[Front], tmp_path: Path, repetition: int, figure: Figure
 ) -> None:
     """Both replicas are replaced, one after the other, beside a hundred clients and new ones.
 
     No durable event is lost or doubled, nobody is told not to come back, no client that comes
-    meets anything but its upgrade, and neither token nor ticket is in the proxy's log.
+    meets anything but its upgrade, a ticket from before is good after it, and neither token nor
+    ticket is in the proxy's log.
     """
     ports = [free_port(), free_port()]
 
@@ -105,6 +129,7 @@ async def test_rolling_deploy(
     with kind(tmp_path, ports) as front:
         wishes = mixed_wishes(USERS) * (CLIENTS // 9)
         async with world.fleet([front], wishes, seed=repetition) as fleet:
+            ticket = await ask_for_ticket(front)
             knocker = Knocker(front.url)
             async with world.publishing() as publisher:
                 await publisher.more(EVENTS)
@@ -119,6 +144,7 @@ async def test_rolling_deploy(
                 await publisher.finish()
             await fleet.settled(SETTLE)
             await knocker.stop()
+            await use(ticket, front)
             fleet.check()
             closes = Counter(code for client in fleet.clients for code in client.closes)
             failures = Counter[str]()
@@ -130,3 +156,4 @@ async def test_rolling_deploy(
             figure(f"{kind.name}: {closes.total()} moves, {knocker.answers.total()} new clients")
         assert "GET /ws/-" in front.log
         assert not NEVER.search(front.log), front.log
+        assert ticket not in front.log

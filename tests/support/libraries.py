@@ -23,7 +23,7 @@ PROGRAMS: Final = ROOT / "tests" / "libraries"
 NODE: Final = ROOT / "tests" / "node"
 ENVIRONMENT: Final = Path(os.environ.get("CLIENT_ENVIRONMENT", ROOT / ".venv-clients")) / "bin"
 """Where ``make clients`` puts what the project itself does not need."""
-DEADLINE: Final = 10.0
+DEADLINE: Final = 20.0
 
 Message = dict[str, Any]
 

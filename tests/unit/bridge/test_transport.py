@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import ssl
 import struct
+import weakref
 from asyncio.sslproto import SSLProtocol
 from collections.abc import Callable
 from typing import Any
@@ -229,6 +231,52 @@ def test_a_write_to_a_peer_that_is_gone_ends_the_connection() -> None:
         async with asyncio.timeout(5):
             assert isinstance(await protocol.lost, ConnectionError)
         transport.write(b"x")
+
+    with asyncio.Runner(loop_factory=FairLoop) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize("end", ["close", "abort", "peer"])
+def test_nothing_is_left_of_a_connection(end: str) -> None:
+    """Whichever side ends it, it goes without the collector: some Pythons' own transport is left
+    holding a method of itself.
+    """
+
+    async def main() -> None:
+        transport, protocol, peer = await a_writer()
+        transport.write(b"something")
+        if end == "peer":
+            peer.close()
+        else:
+            getattr(transport, end)()
+            peer.close()
+        await protocol.lost
+        await asyncio.sleep(0)
+        left = weakref.ref(transport)
+        del transport, protocol
+        assert left() is None
+
+    gc.disable()
+    try:
+        with asyncio.Runner(loop_factory=FairLoop) as runner:
+            runner.run(main())
+    finally:
+        gc.enable()
+
+
+def test_many_pieces_at_once_are_bounded_too() -> None:
+    """``writelines`` pauses a writer whose peer does not read, on each Python."""
+
+    async def main() -> None:
+        transport, protocol, peer = await a_writer()
+        for _ in range(100):
+            if protocol.paused:
+                break
+            transport.writelines([bytes(1 << 16)] * 4)
+        assert protocol.paused
+        transport.abort()
+        await protocol.lost
+        peer.close()
 
     with asyncio.Runner(loop_factory=FairLoop) as runner:
         runner.run(main())
