@@ -66,6 +66,7 @@ async def caller(
             observer.count_token(reason)
             failures.failed(address)
         if over:
+            failures.verified(address)
             raise _too_many(request, failures)
     observer.request_refused(401, reason, *where)
     raise HTTPException(

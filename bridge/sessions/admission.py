@@ -153,6 +153,7 @@ class Admission:
             take = partial(self._later, partial(self._doors.verify_or_fetch, token), intro)
         except TokenError as problem:
             if over:
+                self._failures.verified(address)
                 return self._over(address)
             take = partial(self._fail, _alone(problem), intro)
         else:

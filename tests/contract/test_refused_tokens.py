@@ -144,6 +144,26 @@ async def test_a_good_token_gets_in_beside_failures(start_bridge: StartBridge) -
             assert 1 <= int(refusal.headers["Retry-After"]) <= 60
 
 
+async def test_good_tokens_beside_a_flood(start_bridge: StartBridge) -> None:
+    """Hundreds of bad ones from the same address, at the same time, keep no good one out."""
+    bridge = start_bridge(BRIDGE_FAILED_HANDSHAKES="3")
+    foreign = mint(new_user(), secret="another-secret-of-more-than-32-bytes-00")
+    async with Clients(bridge.url) as clients:
+        for _ in range(3):
+            client = await clients.connect("garbage")
+            await client.expect_close(codes.INVALID_TOKEN)
+
+        async def fail() -> None:
+            for _ in range(40):
+                refusal = await clients.rejected(f"/ws/{foreign}")
+                assert refusal.status_code == 429
+
+        flood = [asyncio.create_task(fail()) for _ in range(10)]
+        for _ in range(20):
+            await clients.join()
+        await asyncio.gather(*flood)
+
+
 async def test_calls_of_an_address_over_its_limit(start_bridge: StartBridge) -> None:
     """A bad token counts the same in a call as in a handshake, and good ones are served."""
     bridge = start_bridge(BRIDGE_FAILED_HANDSHAKES="3")
