@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from uuid import uuid4
 
 import pytest
@@ -19,6 +22,7 @@ from publishers import (
 )
 from publishers.lookup import CannotTell, find
 from schemas.events import UploadCompleted
+from tests.support.bridge import ROOT
 from tests.support.clients import Client, Clients, http, mint, new_user, ticket
 from tests.support.peers import PEERS, Failed
 from tests.support.rights import Deployed, event
@@ -175,6 +179,25 @@ async def test_bridges_among_themselves(deployed: Deployed) -> None:
             assert (await each.receive())["type"] == "system.notice"
         answer = await admin.post(f"/ws/users/{user}/disconnect", json={"revoke": True})
         assert answer.json()["data"]["connections_closed"] == 2
+
+
+@pytest.mark.parametrize("command", ["plan", "apply"])
+def test_the_stream_command(deployed: Deployed, command: str) -> None:
+    """``bridge stream plan`` and ``apply``, which adds the subjects of a new type, need no other
+    rights than the bridge's.
+    """
+    settings = deployed.bridges[0].settings | {"BRIDGE_CATALOGUE": "tests.support.own_events"}
+    done = subprocess.run(
+        [sys.executable, "-m", "bridge.cli", "stream", command],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == (1 if command == "plan" else 0), done.stdout + done.stderr
+    assert "invoice" in done.stdout
 
 
 async def test_the_spool_looks_up_what_it_stored(deployed: Deployed) -> None:
