@@ -263,7 +263,7 @@ class Bridge:
                 self._rejects.tick,
                 lambda: self._control.report(),
                 self._observer.lines.tick,
-                lambda: self._observer.look_at_evictions(self._server.evicted),
+                lambda: self._observer.look_at_evictions(self._evicted),
             ),
         )
 
@@ -384,13 +384,17 @@ class Bridge:
 
     # Small joints between the parts.
 
+    @property
+    def _evicted(self) -> int:
+        return self._server.evicted + self._parsers.strangers.evicted
+
     def _read_numbers(self) -> metrics.Reading:
         counts = self._hub.counts
         return metrics.Reading(
             connections=len(self._registry),
             closing=max(0, self._parsers.sockets - len(self._registry)),
             pending=self._server.pending + len(self._parsers.strangers),
-            evicted=self._server.evicted + self._parsers.strangers.evicted,
+            evicted=self._evicted,
             events=counts.events,
             deliveries=counts.deliveries,
             rejected=counts.rejected,
