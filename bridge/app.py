@@ -169,6 +169,7 @@ class Bridge:
             self._spawn,
         )
         self._hub.order.on_missed = self._continuity.on_missed
+        self._hub.order.on_doubt = self._continuity.on_doubt
         self._everybody: Final = f"{live}.{Audience.ALL}.>"
         if isinstance(loop, FairLoop):
             self._connection.on_socket = loop.prefer

@@ -63,6 +63,14 @@ class Sink(Protocol):
 
     def last_detained(self) -> int: ...
 
+    @property
+    def waiting(self) -> int: ...
+
+    @property
+    def furthest(self) -> int: ...
+
+    def refuse_beyond(self, last: int, count: int | None = None) -> int: ...
+
     def pass_by(self, subject: bytes, payload: bytes, sequence: int) -> None: ...
 
 
@@ -107,6 +115,7 @@ class Continuity:
         self._jobs: Final[dict[str, _Job]] = {}
         self._up = asyncio.Event()
         self._running = False
+        self._doubts = False
         self._watching = False
         self._settled: Final[deque[tuple[str, int, int]]] = deque()
         self._identity = ""
@@ -150,6 +159,13 @@ class Continuity:
         log.warning("an event did not come in; reading it from the stream")
         stored = self._events.decode() + subject.removeprefix(self._live.decode())
         self._jobs.setdefault(stored, _Job(after, upto, self._sink.position))
+        self._start()
+
+    def on_doubt(self) -> None:
+        """An event says that the stream is much further than it was seen to be; the sink keeps it
+        back. JetStream says whether that can be: nothing goes on from a place that it has not.
+        """
+        self._doubts = True
         self._start()
 
     def tick(self) -> None:
@@ -207,7 +223,7 @@ class Continuity:
             self._watching = False
 
     def _start(self) -> None:
-        if self._jobs and not self._running:
+        if (self._jobs or self._doubts) and not self._running:
             self._running = True
             self._spawn(self._run())
 
@@ -223,9 +239,9 @@ class Continuity:
         loop = asyncio.get_running_loop()
         since: tuple[int, int] | None = None
         gives_up = 0.0
-        while self._jobs:
+        while self._jobs or self._doubts:
             await self._up.wait()
-            breaks = self.breaks
+            breaks, waiting = self.breaks, self._sink.waiting
             if EVERYTHING in self._jobs:
                 # What is kept back from here on and what is read after it are everything.
                 self._sink.detain()
@@ -242,6 +258,9 @@ class Continuity:
                 continue
             if breaks != self.breaks:
                 continue
+            self._doubts = False
+            if refused := self._sink.refuse_beyond(head.last, waiting):
+                log.warning("%d events were further on than the stream reaches: forged", refused)
             whole = EVERYTHING in self._jobs  # not when the stream was another one
             self._settle()
             if not self._sink.release(head.last if whole else 0):
@@ -304,6 +323,8 @@ class Continuity:
         first = self._sink.first_detained()
         self._tell(after, None if first is None else first - 1, GapReason.UNAVAILABLE)
         self._settle()
+        self._doubts = False
+        self._sink.refuse_beyond(self._sink.furthest)
         self._sink.excuse(self._sink.last_detained())
         while not self._sink.release(0):
             self._sink.detain()

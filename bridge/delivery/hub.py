@@ -17,7 +17,7 @@ from bridge.delivery.lost import Lost, lost_frame
 from bridge.delivery.order import REMEMBERED, StreamOrder
 from bridge.delivery.outbox import Flush
 from bridge.delivery.publisher_headers import Schemas, traced
-from bridge.delivery.republished import BEFORE, SEQUENCE, TIME, Place, Republished
+from bridge.delivery.republished import BEFORE, MAX_DIGITS, SEQUENCE, TIME, Place, Republished
 from bridge.delivery.routes import DirectRoute, TopicRoute, Types
 from schemas.catalogue import Catalogue, EventType
 from schemas.codes import RejectReason
@@ -136,6 +136,7 @@ class Hub:
                 and (sequence := numbered.removeprefix(SEQUENCE)).isdigit()
                 and time > TIME  # none of the other lines is
                 and (before := last_line.removeprefix(BEFORE)).isdigit()
+                and len(sequence) <= MAX_DIGITS
             ):
                 pass
             elif (place := self._place(subject, headers, payload)) is not None:
@@ -153,7 +154,7 @@ class Hub:
                     return None
                 is_next = order.latest < sequence <= order.bound and len(sequence) == order.digits
                 if not is_next and not order.believes(sequence):
-                    self._refuse(subject, headers, payload, _NOT_FROM_STREAM)
+                    order.doubt(subject, headers, payload)
                     return None
                 last = order.last
                 # The first of a subject is remembered only where more are likely to follow, or

@@ -18,7 +18,9 @@ MAX_DETAINED: Final = 1024
 MAX_DETAINED_BYTES: Final = 8 * 1024 * 1024
 """Durable events that may wait while the bridge reads what it missed."""
 SURGE: Final = 100_000
-"""Events by which the stream may have grown since it was looked at, a second ago."""
+"""Events by which the stream may have grown since it was looked at, a second ago. What says that it
+is further waits for another look.
+"""
 REMEMBERED: Final = 8192
 """Subjects whose last sequence is remembered; up to twice as many."""
 
@@ -52,6 +54,7 @@ class StreamOrder:
         "latest",
         "older",
         "on_begin",
+        "on_doubt",
         "on_fall",
         "on_missed",
         "opening",
@@ -96,6 +99,8 @@ class StreamOrder:
         """Takes a live subject, and between which sequences an event of it did not come."""
         self.on_fall: Callable[[int], None] = lambda position: None
         """Called when sequences that were taken for true can't be."""
+        self.on_doubt: Callable[[], None] = lambda: None
+        """Called when an event says that the stream is much further than it was seen to be."""
         self.on_begin: Callable[[], None] = lambda: None
         """Called when the stream is another one."""
 
@@ -215,18 +220,45 @@ class StreamOrder:
         return True
 
     def believes(self, sequence: bytes) -> bool:
-        """Whether the stream can have come as far as this."""
-        return len(sequence) <= MAX_DIGITS
+        """Whether the stream can have come as far as this, by how far it was seen to reach."""
+        return int(sequence) <= self.furthest
+
+    @property
+    def furthest(self) -> int:
+        """How far the stream may have come since it was seen last."""
+        return self._seen + SURGE
+
+    def doubt(self, subject: bytes, headers: bytes, payload: bytes) -> None:
+        """Keep an event back, and all behind it, until JetStream has said how far it reaches."""
+        self.detain()
+        self._detain_one((subject, headers, payload))
+        self.on_doubt()
+
+    @property
+    def waiting(self) -> int:
+        """How many events are kept back."""
+        return len(self._detained or ())
+
+    def refuse_beyond(self, last: int, count: int | None = None) -> int:
+        """Of those that are kept back, or the first so many of them, drop what is beyond this
+        sequence, which the stream does not have; return how many that were.
+        """
+        held = self._detained or []
+        count = len(held) if count is None else count
+        kept = [each for each in held[:count] if sequence_of(each[1]) <= last]
+        refused = min(count, len(held)) - len(kept)
+        if refused:
+            held[:count] = kept
+        return refused
 
     def reach(self, sequence: bytes) -> None:
         """An event with this sequence is delivered, whether or not it is the highest."""
         self._set_latest(max(int(self.latest), int(sequence)))
 
     def _set_latest(self, latest: int) -> None:
-        bound = max(self._seen, latest) + SURGE
         self.digits = len(str(max(latest + 1, self._seen)))
         self.latest = b"%0*d" % (self.digits, latest)
-        self.bound = b"%d" % min(bound, 10**self.digits - 1)
+        self.bound = b"%0*d" % (self.digits, min(self._seen + SURGE, 10**self.digits - 1))
 
     def follows(self, subject: bytes, headers: bytes, payload: bytes, before: bytes) -> bool:
         """Whether the event of this subject with the sequence ``before`` has come, as it should.

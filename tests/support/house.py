@@ -112,6 +112,7 @@ class House:
             spawn=self._spawn,
         )
         self.hub.order.on_missed = self.continuity.on_missed
+        self.hub.order.on_doubt = self.continuity.on_doubt
         self.replays = turns.Turns()
         self.registry = Registry(max_connections=100, max_per_user=3)
         self.env = Surroundings(

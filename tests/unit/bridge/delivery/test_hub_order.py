@@ -113,11 +113,48 @@ class TestPosition:
 
     def test_what_said_too_much_is_taken_back(self, scene: Scene) -> None:
         """Somebody wrote a sequence into headers that the stream does not have yet."""
-        scene.come(REVIEW, 10**15)
+        scene.come(REVIEW, 99_999)
+        assert scene.hub.order.position == 99_999
         scene.hub.order.fall(6)
         assert scene.hub.order.position == 6
         scene.come(OTHER, 7)
         assert scene.hub.order.position == 7
+
+    @pytest.mark.parametrize("sequence", [100_001, 10**15, 2**64 - 1])
+    def test_what_can_not_be_is_asked_for(self, scene: Scene, sequence: int) -> None:
+        """An event much further on than the stream was seen to reach waits, with all behind it,
+        and moves nothing: JetStream says whether the stream has come so far.
+        """
+        order, asked = scene.hub.order, 0
+
+        def on_doubt() -> None:
+            nonlocal asked
+            asked += 1
+
+        order.on_doubt = on_doubt
+        scene.come(OTHER, 5)
+        scene.come(REVIEW, sequence)
+        scene.come(MINE, 6)
+        assert scene.came == ["e5"]
+        assert (order.position, asked, order.waiting) == (5, 1, 2)
+        order.sees(6)
+        assert order.refuse_beyond(6, 2) == 1
+        assert order.release(0)
+        scene.turns.run()
+        assert scene.came == ["e5", "e6"]
+        assert order.position == 6
+
+    def test_what_can_be_after_all_comes(self, scene: Scene) -> None:
+        """The stream has grown by more than was thought: nothing is lost, nor out of order."""
+        order = scene.hub.order
+        scene.come(REVIEW, 200_000)
+        scene.come(MINE, 200_001)
+        order.sees(200_001)
+        assert order.refuse_beyond(200_001, 2) == 0
+        assert order.release(0)
+        scene.turns.run()
+        assert scene.came == ["e200000", "e200001"]
+        assert order.position == 200_001
 
     def test_another_stream_begins_anew(self, scene: Scene) -> None:
         """Cursors, position and what came before are the new stream's."""
