@@ -260,8 +260,11 @@ class Replay:
                     if not self._backlog.blocked:  # since it was looked at
                         self._write(merge, orders)
                     await asyncio.sleep(0)
+            if self._backlog.blocked:
+                break
+            # What has been read is written in this turn: another one would read it again.
             turn = SHORT_TURN if env.turns.reading.is_wanted else TURN
-            if self._backlog.blocked or time() >= began + turn or env.reads.wait(self._user):
+            if merge.is_dry and (time() >= began + turn or env.reads.wait(self._user)):
                 break
 
     def _write(self, merge: Merge, orders: list[Order]) -> None:

@@ -162,11 +162,14 @@ class OutputProcess:
 class BridgeProcess(OutputProcess):
     """``bridge serve`` with settings of its own, on a port and with subjects of its own."""
 
+    module = "bridge.cli"
+    """What is run."""
+
     def __init__(self, nats_url: str, settings: Mapping[str, str] | None = None) -> None:
         self.settings = settings_of(nats_url, settings)
         inherited = {k: v for k, v in os.environ.items() if not k.startswith("BRIDGE_")}
         super().__init__(
-            [sys.executable, "-m", "bridge.cli", "serve"], {**inherited, **self.settings}
+            [sys.executable, "-m", self.module, "serve"], {**inherited, **self.settings}
         )
         self.nats_url = nats_url
         self.subjects = Subjects(self.settings["BRIDGE_SUBJECT_PREFIX"])

@@ -111,6 +111,7 @@ class World:
             "BRIDGE_STREAM": self.stream,
             # To come back often is no fault here.
             "BRIDGE_RATE_LIMIT_MESSAGES": "100000",
+            "BRIDGE_REPLAY_MESSAGES": "10000000",
             # A connection that broke counts until the bridge has seen that.
             "BRIDGE_MAX_CONNECTIONS_PER_USER": "100",
         }

@@ -1,0 +1,329 @@
+"""Users with good tokens who ask for as much as they may: what it costs NATS, and others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from schemas.subjects import Root
+from tests.faults.conftest import Figure
+from tests.support.bridge import finish
+from tests.support.clients import Client, Clients, Message, mint, new_user
+from tests.support.nats_server import EmbeddedNats
+from tests.support.stalls import TimedBridge
+
+STORED: Final = 200_000
+RARE: Final = 20_000
+"""Events in the stream, and of how many resources they are."""
+USERS: Final = 20
+UNITS: Final = 8192
+MOST_CPU: Final = 1.0
+"""Seconds of nats-server's CPU that any one message may cost."""
+MOST_STALL: Final = 0.05
+"""Seconds of CPU that an iteration of the bridge's loop may take."""
+BUSY: Final = 2.0
+"""How much more CPU time the same takes on a machine whose cores are shared by many."""
+TURBULENCE: Final = 8.0
+"""Seconds for which all users do what they can."""
+
+ABSENT = [f"upload.completed.absent{n}" for n in range(16)]
+MANY_ABSENT = [f"*.*.absent{n}" for n in range(85)]
+FEW_RARE = [f"upload.completed.r{2 * n}" for n in range(12)]
+RARE_ONES = [f"upload.completed.r{2 * n}" for n in range(64)]
+MIXED = [f"*.*.r{n}" for n in range(60)]
+
+Attack = Callable[[Clients, str, int], Coroutine[Any, Any, None]]
+
+
+def fill(url: str, root: str) -> None:
+    """Publish to the stream without waiting for acknowledgements; return when NATS has read it."""
+    place = urlsplit(url)
+    with socket.create_connection((place.hostname, place.port), 30) as connection:
+        connection.sendall(b'CONNECT {"verbose":false,"pedantic":false}\r\n')
+        for start in range(0, STORED, 2000):
+            lines = []
+            for number in range(start, start + 2000):
+                kind = ("upload.completed", "review.updated")[number % 2]
+                event = {
+                    "type": kind,
+                    "id": f"e{number}",
+                    "timestamp": "2026-01-01T00:00:00Z",
+                    "data": {
+                        "upload_id": f"r{number % RARE}",
+                        "review_id": f"r{number % RARE}",
+                        "result": {},
+                        "changes": {},
+                    },
+                }
+                text = json.dumps(event)
+                lines.append(f"PUB {root}.topic.{kind}.r{number % RARE} {len(text)}\r\n{text}\r\n")
+            connection.sendall("".join(lines).encode())
+        connection.sendall(b"PING\r\n")
+        answer = b""
+        while b"PONG" not in answer:
+            answer = answer[-16:] + connection.recv(65536)
+
+
+class Scene:
+    """A bridge, its NATS with a large stream, and what both have cost."""
+
+    def __init__(self, server: EmbeddedNats, bridge: TimedBridge) -> None:
+        self.server = server
+        self.bridge = bridge
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of CPU that nats-server has taken."""
+        text = Path(f"/proc/{self.server.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(text[11]) + int(text[12])) / os.sysconf("SC_CLK_TCK")
+
+    @property
+    def subscriptions(self) -> int:
+        """How many subscriptions the bridge has at NATS."""
+        answer = httpx.get(f"{self.server.monitor_url}/connz", timeout=10, trust_env=False)
+        found = [each for each in answer.json()["connections"] if "bridge-" in each.get("name", "")]
+        return sum(each["subscriptions"] for each in found)
+
+    async def quiet(self) -> None:
+        """Return when nats-server has nothing to do: what is stored is looked through later."""
+        before = -1.0
+        while self.cpu - before > 0.02:
+            before = self.cpu
+            await asyncio.sleep(0.5)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """All of it, filled."""
+    if request.config.getoption("--nats") == "container":
+        pytest.skip("the CPU time of a container's process is not read here")
+    server = EmbeddedNats(tmp_path / "nats")
+    server.start()
+    try:
+        bridge = TimedBridge(server.url, {"BRIDGE_LOG_LEVEL": "info"})
+        bridge.wait_ready()
+        fill(server.url, bridge.subjects.root(Root.EVENTS))
+        yield Scene(server, bridge)
+        finish([bridge])
+    finally:
+        server.close()
+
+
+async def until_over(client: Client, kind: str, deadline: float = 60.0) -> Message:
+    """Return the first message of this type, passing over all before it."""
+    while (message := await client.receive(deadline))["type"] != kind:
+        pass
+    return message
+
+
+@asynccontextmanager
+async def joined(clients: Clients, user: str | None = None) -> AsyncIterator[tuple[Client, str]]:
+    """A client, and the cursor of the stream's beginning."""
+    client = await clients.join(user)
+    stream = client.established["data"]["cursor"].partition("-")[0]
+    yield client, f"{stream}-0"
+    await client.socket.close()
+
+
+@pytest.mark.timeout(240)
+async def test_one_message(scene: Scene, figure: Figure) -> None:
+    """No message of one user, with a cursor of the stream's beginning or a history, for resources
+    that are absent, rare or all there are, costs nats-server over a second of its CPU; each is
+    answered, and what is there of rare ones comes.
+    """
+    asked: dict[str, tuple[dict[str, Any], int | None]] = {
+        "16 absent": ({"events": ABSENT, "cursor": ""}, 0),
+        "85 x absent of any type": ({"events": MANY_ABSENT, "cursor": ""}, 0),
+        "12 rare": ({"events": FEW_RARE, "cursor": ""}, 12 * STORED // RARE),
+        "64 rare": ({"events": RARE_ONES, "cursor": ""}, 64 * STORED // RARE),
+        "60 of any type": ({"events": MIXED, "cursor": ""}, 60 * STORED // RARE),
+        "history of 64 rare": ({"events": RARE_ONES, "history": 1000}, 64 * STORED // RARE),
+        "history of 85 absent": ({"events": MANY_ABSENT, "history": 1000}, 0),
+        "history of a type": ({"events": ["review.*"], "history": 1000}, 1000),
+    }
+    async with Clients(scene.bridge.url) as clients:
+        await scene.quiet()
+        for name, (data, expected) in asked.items():
+            async with joined(clients) as (client, beginning):
+                data = {**data, "cursor": beginning} if "cursor" in data else data
+                before = scene.cpu
+                await client.send("subscribe", data)
+                end = await until_over(client, "resume.completed")
+                await client.ping()
+                spent = scene.cpu - before
+                figure(f"{name}: {spent:.2f} s of nats-server's CPU")
+                assert spent <= BUSY * MOST_CPU, name
+                assert end["data"]["recovered"], end
+                assert end["data"]["replayed"] == expected, name
+
+
+@pytest.mark.timeout(240)
+async def test_everything_waits_for_its_budget(scene: Scene, figure: Figure) -> None:
+    """Who asks for all of a stream that is larger than the budget gets that much at once, and the
+    rest as time passes; meanwhile another resumes at once.
+    """
+    async with Clients(scene.bridge.url) as clients:
+        await scene.quiet()
+        async with joined(clients) as (client, beginning):
+            before = scene.cpu
+            events = ["upload.*", "review.*"]
+            await client.send("subscribe", {"events": events, "cursor": beginning})
+            await client.expect("subscription.acknowledged")
+            count = 0
+            with suppress(AssertionError):
+                while (await client.receive(1.0)).get("cursor"):
+                    count += 1
+            figure(f"{count} events at once, {scene.cpu - before:.2f} s of nats-server's CPU")
+            assert 90_000 <= count <= 125_000
+            assert await resume(clients, beginning) < 2.0
+            assert (await client.receive(30.0)).get("cursor"), "it goes on"
+
+
+async def resume(clients: Clients, cursor: str) -> float:
+    """Return how long a new user takes to resume from here, in seconds."""
+    began = time.perf_counter()
+    client = await clients.join(query={"cursor": cursor})
+    await until_over(client, "resume.completed")
+    took = time.perf_counter() - began
+    await client.socket.close()
+    return took
+
+
+# What twenty users do at once, for as long as they may.
+
+
+async def churn(clients: Clients, user: str, number: int) -> None:
+    """Subscribe to ever other resources of all types, and give them back."""
+    client = await clients.join(user)
+    for step in range(50):
+        events = [f"*.*.u{number}-{step}-{n}" for n in range(85)]
+        await client.send("subscribe", {"events": events})
+        await client.send("unsubscribe", {"events": events})
+    while True:
+        await client.receive(60)
+
+
+async def replays(clients: Clients, user: str, number: int) -> None:
+    """Have absent and rare resources replayed from the beginning, again and again."""
+    async with joined(clients, user) as (client, beginning):
+        for step in range(45):
+            events = [f"upload.completed.r{2 * (number * 50 + step * 8 + n)}" for n in range(8)]
+            events += [f"upload.completed.a{number}-{step}-{n}" for n in range(100)]
+            data = {"events": events}
+            await client.send("subscribe", {**data, "cursor": beginning})
+            await until_over(client, "resume.completed")
+            await client.send("unsubscribe", data)
+
+
+async def histories(clients: Clients, user: str, number: int) -> None:
+    """Ask for the last thousand of many rare resources."""
+    async with joined(clients, user) as (client, _):
+        for step in range(45):
+            events = [f"upload.completed.r{2 * (number * 100 + step + n)}" for n in range(64)]
+            await client.send("subscribe", {"events": events, "history": 1000})
+            await until_over(client, "resume.completed")
+            await client.send("unsubscribe", {"events": events})
+
+
+async def pings(clients: Clients, user: str, _: int) -> None:
+    """Send as fast as the connection takes it; come back when that was too much."""
+    while True:
+        client = await clients.join(user)
+        with suppress(ConnectionClosed):
+            while True:
+                await client.send_raw('{"type":"ping"}')
+
+
+async def refreshes(clients: Clients, user: str, number: int) -> None:
+    """Hold many patterns, and change the grants behind them with each token."""
+    client = await clients.join(user)
+    await client.send("subscribe", {"events": [f"*.*.r{number}-{n}" for n in range(85)]})
+    for step in range(90):
+        many = {"subscribe": {"allow": [f"*.*.r{number}-{n}" for n in range(step % 85)]}}
+        await client.send("auth.refresh", {"token": mint(user, grants=many)})
+    while True:
+        await client.receive(60)
+
+
+async def reconnects(clients: Clients, user: str, number: int) -> None:
+    """Connect, subscribe to much, and go without a word."""
+    while True:
+        client = await clients.join(user)
+        await client.send("subscribe", {"events": [f"*.*.c{number}-{n}" for n in range(85)]})
+        await client.receive()
+        client.socket.transport.abort()
+        await asyncio.sleep(0.2)
+
+
+async def commands(clients: Clients, user: str, _: int) -> None:
+    """Ask services that are not there, with patterns and paces beside it."""
+    client = await clients.join(user)
+    for step in range(45):
+        await client.send("upload.cancel", {"upload_id": str(step)})
+        policy = {"upload.progress": {"max_rate": 1 + step}, "file.processing": None}
+        await client.send("subscribe", {"events": ["upload.*"], "policy": policy})
+    while True:
+        await client.receive(60)
+
+
+ATTACKS: Final[tuple[Attack, ...]] = (
+    churn, replays, histories, pings, refreshes, reconnects, commands,
+)  # fmt: skip
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    "attack", [None, *ATTACKS], ids=lambda each: getattr(each, "__name__", "all")
+)
+async def test_twenty_users(scene: Scene, figure: Figure, attack: Attack | None) -> None:
+    """Twenty users within their limits, each kind by itself and all kinds beside each other: no
+    iteration of the bridge's loop takes long, what the bridge has at NATS is what their units
+    allow, and another's resume is quick.
+    """
+    async with Clients(scene.bridge.url) as clients, Clients(scene.bridge.url) as good:
+        await scene.quiet()
+        reader = await good.join()
+        cursor = reader.established["data"]["cursor"]
+        alone = sorted([await resume(good, cursor) for _ in range(10)])
+        before, spent = len(scene.bridge.stalls), scene.cpu
+        tasks = [
+            asyncio.ensure_future(
+                (attack or ATTACKS[number % len(ATTACKS)])(clients, new_user("greedy"), number)
+            )
+            for number in range(USERS)
+        ]
+        ends, beside, most = time.monotonic() + TURBULENCE, list[float](), 0
+        while time.monotonic() < ends:
+            beside.append(await resume(good, cursor))
+            most = max(most, await asyncio.to_thread(lambda: scene.subscriptions))
+            await asyncio.sleep(0.1)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        await reader.ping()
+        spent = scene.cpu - spent
+    stalls = scene.bridge.stalls[before:]
+    beside.sort()
+    figure(
+        f"longest iteration {1000 * max(stalls, default=0):.0f} ms of CPU, {len(stalls)} over 20;"
+        f" {most} subscriptions; nats-server {spent:.1f} s; resume {1000 * alone[5]:.0f} ms alone,"
+        f" beside them {1000 * beside[len(beside) // 2]:.0f}, at worst {1000 * beside[-1]:.0f}"
+    )
+    for task in tasks:
+        if not task.cancelled() and (problem := task.exception()) is not None:
+            assert isinstance(problem, AssertionError | ConnectionClosed | TimeoutError | OSError)
+    assert max(stalls, default=0.0) <= BUSY * MOST_STALL
+    assert most <= USERS * UNITS
+    assert beside[len(beside) // 2] < 1.0
