@@ -225,7 +225,9 @@ class Bridge:
             forgive_handshake=self._failures.forgive,
             user_subject=lambda token: f"{live}.{Audience.USER}.{token}.>",
             spawn=self._spawn,
-            share=Share(loop.call_soon),
+            share=Share(
+                loop.call_soon, loop.call_later, is_behind=lambda: self._interests.is_behind
+            ),
             call_later=loop.call_later,
             clock=loop.time,
             can_resume=lambda: self._connection.is_up and not self._stream.problem,

@@ -136,6 +136,11 @@ class Interests:
         return tuple(self._by_subject)
 
     @property
+    def is_behind(self) -> bool:
+        """Whether NATS still has to be asked for many: who comes now would wait behind them."""
+        return self._wire.is_up and len(self._asked.units) > 2 * SLICE
+
+    @property
     def missing(self) -> str:
         """What every client needs and NATS does not give, in words; empty where that is nothing."""
         return ", ".join(unit.subject for unit in self._lasting if not unit.had)

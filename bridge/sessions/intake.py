@@ -7,9 +7,11 @@ waits is what one read brought.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from bridge.limits.share import HEAVY
 from bridge.sessions.effects import receive
 from bridge.sessions.states import State
 from schemas import codes
@@ -32,6 +34,7 @@ class Intake:
 
     __slots__ = (
         "_began",
+        "_cost",
         "_is_paused",
         "_is_queued",
         "_last",
@@ -45,6 +48,7 @@ class Intake:
         self._session: Final = session
         self._waiting: Final[deque[tuple[bytes, bool]]] = deque()
         self._is_queued = self._is_paused = False
+        self._cost = 0.0
         self._began = self._last = float("-inf")
         self._refused, self._pause = 0, FIRST_PAUSE
 
@@ -91,12 +95,16 @@ class Intake:
             return
         elif self._waiting:
             self._is_queued = True
-            session.env.share.run(self._next)
+            session.env.share.run(self._next, heavy=self._cost >= HEAVY)
         else:
             session.read_on()
 
     def _next(self) -> None:
         self._is_queued = False
-        if self._session.state is State.OPEN and not self._is_paused:
-            receive(self._session, *self._waiting.popleft())
+        session = self._session
+        if session.state is State.OPEN and not self._is_paused:
+            began = time.perf_counter()
+            receive(session, *self._waiting.popleft())
+            # By turns heavy and light is heavy as well.
+            self._cost = max(time.perf_counter() - began, self._cost / 2)
         self._go_on()

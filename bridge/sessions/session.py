@@ -292,7 +292,7 @@ class Session:
             self._give_back()
         else:
             # Nothing is written to it any more, and many may go at once.
-            env.share.run(self._give_back)
+            env.share.run(self._give_back, heavy=True)
         if identity is not None:
             env.hub.everybody.receivers.pop(self.outbox, None)
         if self._unit is not None and identity is not None:

@@ -148,7 +148,7 @@ class House:
             forgive_handshake=self.failed.remove,
             user_subject=lambda token: f"live.*.user.{token}.>",
             spawn=self._spawn,
-            share=Share(self.turns.call_soon, timer=lambda: 0.0),
+            share=Share(self.turns.call_soon, self.turns.call_later, timer=lambda: 0.0),
             call_later=self.turns.call_later,
             clock=clock,
             can_resume=lambda: not self.stream.problem,

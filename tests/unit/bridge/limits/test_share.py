@@ -16,6 +16,8 @@ class Loop:
     def __init__(self) -> None:
         self.now = 0.0
         self.soon: list[Callable[[], None]] = []
+        self.later: list[Callable[[], None]] = []
+        self.is_behind = False
         self.made: list[str] = []
 
     def step(self) -> None:
@@ -41,7 +43,13 @@ def loop() -> Loop:
 
 @pytest.fixture
 def share(loop: Loop) -> Share:
-    return Share(lambda call: loop.soon.append(call), most=0.005, timer=lambda: loop.now)
+    return Share(
+        lambda call: loop.soon.append(call),
+        lambda _, call: loop.later.append(call),
+        is_behind=lambda: loop.is_behind,
+        most=0.005,
+        timer=lambda: loop.now,
+    )
 
 
 def test_what_is_over_the_share_waits_for_the_next_iteration(loop: Loop, share: Share) -> None:
@@ -56,6 +64,34 @@ def test_what_is_over_the_share_waits_for_the_next_iteration(loop: Loop, share: 
     loop.step()
     assert share.is_free
     assert not loop.soon
+
+
+def test_heavy_calls_wait_behind_the_others(loop: Loop, share: Share) -> None:
+    """What one takes beyond the share is left to others before the next heavy one."""
+    share.run(loop.call("heavy", 0.020), heavy=True)
+    share.run(loop.call("next heavy"), heavy=True)
+    share.run(loop.call("light"))
+    loop.step()
+    assert loop.made == ["light", "heavy"]
+    for _ in range(2):
+        share.run(loop.call("light"))
+        loop.step()
+    assert "next heavy" not in loop.made
+    loop.step()
+    assert loop.made[-1] == "next heavy"
+
+
+def test_nothing_heavy_is_begun_while_others_are_behind(loop: Loop, share: Share) -> None:
+    """It is looked again a little later; what is light goes on."""
+    loop.is_behind = True
+    share.run(loop.call("heavy"), heavy=True)
+    loop.step()
+    assert (loop.made, len(loop.later)) == ([], 1)
+    share.run(loop.call("light"))
+    assert loop.made == ["light"]
+    loop.is_behind = False
+    loop.later.pop()()
+    assert loop.made == ["light", "heavy"]
 
 
 def test_what_is_asked_for_amid_a_call_comes_after_it(loop: Loop, share: Share) -> None:
