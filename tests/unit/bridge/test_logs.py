@@ -281,3 +281,14 @@ async def test_a_real_server_says_no_path(
     for word in ('"WebSocket', "/ws", "uthorization"):
         assert not any(word in line for line in told if "Exception" not in line), word
     assert not any(leaks(line) for line in told)
+
+
+def test_one_line_is_not_written_without_end(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever logs the same a thousand times in a second is written a few times."""
+    configure("info", "json", rate=2)
+    for _ in range(1000):
+        log.warning("again")
+    log.warning("another")
+    told = [record["message"] for record in records(capsys)]
+    assert 2 <= told.count("again") <= 20
+    assert told[-1] == "another"
