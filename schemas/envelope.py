@@ -118,6 +118,24 @@ def schema_header(event_type: str, version: int) -> str:
     return f"{event_type}@{version}"
 
 
+def named_schema(headers: bytes, lower: bytes) -> tuple[str, str] | None:
+    """Return type and version that a NATS header block names, the last that it does, or None.
+
+    ``lower`` is the block in lower case: its names may be in any. Of a value that is none the type
+    is the whole of it.
+    """
+    at = lower.rfind(_SCHEMA)
+    if at < 0:
+        return None
+    start = at + len(_SCHEMA)
+    end = headers.find(b"\r", start)
+    value = headers[start:] if end < 0 else headers[start:end]
+    name, _, version = value.decode("utf-8", "replace").strip().partition("@")
+    return name, version
+
+
+_SCHEMA: Final = b"\r\nbridge-schema:"
+
 HEADER_ID: Final = "Nats-Msg-Id"
 HEADER_SCHEMA: Final = "Bridge-Schema"
 HEADER_TRACEPARENT: Final = "traceparent"

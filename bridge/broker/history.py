@@ -19,6 +19,7 @@ from typing import Any, Final
 from bridge.broker.connection import Connection
 from bridge.broker.interests import Interests
 from bridge.errors import BrokerUnavailable
+from schemas.envelope import named_schema
 from schemas.trace import sampled, splice_traceparent
 
 BATCH: Final = 32
@@ -165,15 +166,12 @@ class History:
         if at < 0 or name < 0:
             return
         start = at + len(_SEQUENCE)
-        # Live it goes into the text as well, so a replay gives the same.
-        own = headers[:name]
-        if traceparent := sampled(own, own.lower()):
-            payload = splice_traceparent(payload, traceparent)
+        stored = headers[name + len(_SUBJECT) : headers.find(b"\r", name)]
         batch.messages.append(
             Stored(
                 int(headers[start : headers.find(b"\r", start)]),
-                headers[name + len(_SUBJECT) : headers.find(b"\r", name)],
-                payload,
+                stored,
+                as_read_live(headers[:name], stored, payload),
             )
         )
 
@@ -193,3 +191,15 @@ class History:
         else:
             words = headers[len(_STATUS) :].split(b"\r", 1)[0].decode("utf-8", "replace")
             done.set_exception(BrokerUnavailable(f"JetStream refuses: {words}"))
+
+
+def as_read_live(headers: bytes, subject: bytes, payload: bytes) -> bytes:
+    """Return a stored event's text as it is live: with the trace of its publisher's headers, and
+    nothing, which is no event, where they name another type than the subject.
+    """
+    lower = headers.lower()
+    named = named_schema(headers, lower)
+    if named is not None and named[0].encode() != b".".join(subject.split(b".")[-3:-1]):
+        return b""
+    traceparent = sampled(headers, lower)
+    return splice_traceparent(payload, traceparent) if traceparent else payload

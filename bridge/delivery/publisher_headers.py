@@ -9,7 +9,7 @@ from typing import Final
 
 from schemas.catalogue import Catalogue, EventType
 from schemas.codes import RejectReason
-from schemas.envelope import HEADER_SCHEMA
+from schemas.envelope import HEADER_SCHEMA, named_schema
 from schemas.errors import EventError
 from schemas.trace import LENGTH, NOT_SAMPLED, sampled, splice_traceparent
 
@@ -17,7 +17,6 @@ MAX_VERSIONS: Final = 8
 """Versions of one type that are counted apart; the others count together."""
 MAX_VERSION_DIGITS: Final = 6
 
-_SCHEMA: Final = b"\r\nbridge-schema:"
 _FIRST: Final = b"NATS/1.0\r\ntraceparent: 00-"
 _FLAG: Final = len(_FIRST) - len("00-") + LENGTH - 1
 
@@ -44,16 +43,12 @@ class Schemas:
         Raises :class:`EventError` for a schema of another type.
         """
         lower = headers.lower()
-        at = lower.rfind(_SCHEMA)
-        if at >= 0:
-            start = at + len(_SCHEMA)
-            end = headers.find(b"\r", start)
-            value = headers[start:] if end < 0 else headers[start:end]
-            name, _, version = value.decode("utf-8", "replace").strip().partition("@")
-            if name != event_type.name:
+        named = named_schema(headers, lower)
+        if named is not None:
+            if named[0] != event_type.name:
                 detail = "the header disagrees with the subject"
                 raise EventError(RejectReason.TYPE_MISMATCH, detail, HEADER_SCHEMA)
-            self._count(event_type, version)
+            self._count(event_type, named[1])
         if len(headers) < LENGTH:
             return payload
         traceparent = sampled(headers, lower)

@@ -13,7 +13,7 @@ from schemas.subjects import Audience, Root, encode_id
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus, next_message
 from tests.support.clients import Clients
-from tests.support.languages import DELIVERED, REFUSED, Case, cases
+from tests.support.languages import DELIVERED, DONE, PLAIN, REFUSED, TRACE, Case, cases
 
 CASES = cases()
 TOO_LARGE = 10054
@@ -91,3 +91,42 @@ async def test_each_is_delivered_refused_or_rejected(bridge: BridgeProcess, case
             assert message.headers["Bridge-Reject-Reason"] == case.ends, message.headers
             assert message.headers["Bridge-Reject-Detail"]
             assert message.data == case.payload
+
+
+async def test_a_replay_gives_what_came_live(bridge: BridgeProcess) -> None:
+    """The trace of the headers too: a client reads the same, whenever it comes."""
+    async with Clients(bridge.url) as clients, Bus(bridge) as bus:
+        client = await clients.join()
+        subject = f"{bus.subjects.root(Root.EVENTS)}.user.{client.user}.upload.completed.u1"
+        headers = {"Nats-Msg-Id": f"{client.user}-1", "Traceparent": TRACE, "X-Mine": "x"}
+        await bus.store(subject, DONE, headers)
+        live = await client.receive_text()
+        assert f'"traceparent":"{TRACE}"' in live
+        told = json.loads(live)
+        stream, sequence, *_ = told.pop("cursor").split("-")
+        # What its headers contradict is not delivered, live or later.
+        await bus.store(subject, DONE, {"Bridge-Schema": "upload.error@1", "Nats-Msg-Id": "other"})
+        before = f"{stream}-{int(sequence) - 1}"
+        again = await clients.join(client.user, query={"cursor": before})
+        replayed = []
+        while (message := await again.receive())["type"] != "resume.completed":
+            replayed.append(message)
+        (event,) = [each for each in replayed if each["type"] == "upload.completed"]
+        assert event.pop("cursor")
+        assert event == told
+
+
+async def test_the_log_tells_owners_what_is_wrong(bridge: BridgeProcess) -> None:
+    """The type that is not known, where it would have to be named, and who sent it."""
+    async with Clients(bridge.url) as clients, Bus(bridge) as bus:
+        client = await clients.join()
+        subject = f"{bus.subjects.root(Root.SERVICE)}.user.{client.user}.invoice.paid.i1"
+        payload = PLAIN[:-1] + b', "source": "billing", "data": {"amount": 990}}'
+        await bus.raw(subject, payload)
+        await client.expect_event(await bus.marker(client.user))
+        line = bridge.wait_for_line(re.compile(r".*event rejected.*invoice\.paid.*"), 5)[0]
+        assert "UNKNOWN_EVENT" in line
+        assert "BRIDGE_CATALOGUE" in line
+        assert "billing" in line
+        assert "990" not in line
+        assert "RejectReason" not in line
