@@ -68,7 +68,7 @@ clients: setup $(VENV)-clients/.installed ## Connect with WebSocket libraries of
 .PHONY: faults
 faults: setup ## Break things again and again, and count every event (ARGS='-k broker')
 	@FAULT_REPETITIONS=$${FAULT_REPETITIONS:-3} FAULT_SCALE=$${FAULT_SCALE:-3} \
-	  FAULT_CLIENTS=$${FAULT_CLIENTS:-1000} $(BIN)/pytest tests/faults --timeout 900 $(ARGS)
+	  FAULT_CLIENTS=$${FAULT_CLIENTS:-1000} HOSTILE_SECONDS=$${HOSTILE_SECONDS:-60} $(BIN)/pytest tests/faults --timeout 900 $(ARGS)
 
 .PHONY: soak
 soak: setup ## Half an hour of clients that come and go, then look for what is left of them

@@ -46,6 +46,7 @@ from bridge.limits.rates import SlidingWindow, steady_clock
 from bridge.limits.share import Share
 from bridge.limits.units import Units
 from bridge.loop import FairLoop
+from bridge.memory import Trimmer
 from bridge.sessions.admission import Admission, Doors
 from bridge.sessions.commands import Commands
 from bridge.sessions.drain import drain
@@ -267,6 +268,7 @@ class Bridge:
                 lambda: self._control.report(),
                 self._observer.lines.tick,
                 lambda: self._observer.look_at_evictions(self._evicted),
+                Trimmer(lambda: self._server.pending + self._parsers.sockets, loop.time).tick,
             ),
         )
 
