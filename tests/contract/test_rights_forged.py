@@ -53,14 +53,33 @@ async def review(peer: Peer, victim: str, resource: str) -> list[str]:
 
 
 def reviews(messages: list[Message]) -> list[str]:
-    """The ids of the reviews among them; all else there is the attacker may say in its own name."""
+    """The ids of the reviews among them; all else there is the attacker may say in its own name.
+
+    What it has stored and is no event is told as a gap in its place, over which no review is lost.
+    """
+    told = {
+        place
+        for each in messages
+        if each["type"] == "gap"
+        for place in range(sequence(each["data"]["from"]) + 1, sequence(each["data"]["to"]) + 1)
+    }
+    found = []
     for message in messages:
         assert FORGED not in json.dumps(message), message
         if message["type"].startswith("upload."):
             assert ("cursor" in message) == (message["type"] == "upload.completed"), message
+        elif message["type"] == "gap":
+            assert message["data"]["reason"] == "INVALID_EVENT", message
         else:
             assert message["type"] == "review.updated", message
-    return [each["id"] for each in messages if each["type"] == "review.updated"]
+            assert sequence(message["cursor"]) not in told, message
+            found.append(message["id"])
+    return found
+
+
+def sequence(cursor: str) -> int:
+    """The place in the stream that a cursor stands for."""
+    return int(cursor.split("-")[1])
 
 
 async def gather(client: Client, wanted: list[str]) -> tuple[list[Message], list[Message]]:
@@ -80,7 +99,7 @@ async def gather(client: Client, wanted: list[str]) -> tuple[list[Message], list
 
 def see_cursors_rise(messages: list[Message], last: int) -> None:
     """In the order of the stream, and no further than it reaches."""
-    sequences = [int(each["cursor"].split("-")[1]) for each in messages if "cursor" in each]
+    sequences = [sequence(each["cursor"]) for each in messages if "cursor" in each]
     assert sequences == sorted(set(sequences))
     assert sequences[-1] <= last
 
