@@ -119,5 +119,5 @@ lock: ## Write the lock files from pyproject.toml (UPGRADE=1 for the newest vers
 
 .PHONY: clean
 clean: ## Remove environments, builds and caches
-	rm -rf "$(VENV)" .venv .venv-bench .venv313 build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" .venv .venv-bench .venv-clients .venv312 .venv313 .venv314 build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
