@@ -32,6 +32,9 @@ from schemas.replies import (
 if TYPE_CHECKING:
     from bridge.sessions.session import Session
 
+FEW_UNITS: Final = 32
+"""Units up to which other grants are no heavy work."""
+
 log = logging.getLogger(__name__)
 
 
@@ -243,10 +246,19 @@ async def _renew(session: Session, message: AuthRefresh, before: Identity, numbe
         session.send(_refreshed(session.identity, [], message.id))
         return
     session.refreshed = number
-    try:
-        _go_on_as(session, identity, message.id)
-    except Exception:
-        session.fail()
+
+    def go_on() -> None:
+        if session.state is not State.OPEN or session.identity is None:
+            return
+        if session.refreshed != number:  # the one after it had its turn first
+            session.send(_refreshed(session.identity, [], message.id))
+            return
+        try:
+            _go_on_as(session, identity, message.id)
+        except Exception:
+            session.fail()
+
+    session.env.share.run(go_on, heavy=len(session.wishes.keys) > FEW_UNITS)
 
 
 def _go_on_as(session: Session, identity: Identity, reply_to: str | None) -> None:

@@ -46,6 +46,8 @@ class Positions:
         """Up to where it has had the keys that are not behind."""
         self.written = 0
         """The last event that was written of what is being read; 0 where none was."""
+        self.is_dense = False
+        """Whether so much of the stream is wanted that it is read whole."""
 
     @property
     def lowest(self) -> int:
@@ -68,6 +70,7 @@ class Positions:
     def reach(self, position: int) -> None:
         """It has had everything up to this sequence, of all that it is known to want."""
         self.reached, self.written = position, 0
+        self.is_dense = False
         self._behind.clear()
 
     def know(self, keys: frozenset[Key]) -> frozenset[Key]:

@@ -57,11 +57,12 @@ async def open_merge(
     if kept is not None:
         return Merge(kept, positions.to_read(wanted), head.last, lowest)
     first = min(subjects.values())
-    if len(subjects) <= MAX_BESIDE and head.last - first > worth:
+    if len(subjects) <= MAX_BESIDE and head.last - first > worth and not positions.is_dense:
         merge = Merge(reads, subjects, head.last, lowest)
         await merge.fill()
         if merge.matched * DENSE <= head.last - first:
             return merge
+        positions.is_dense = True  # not to be found out again whenever the client has read
     sieve = _sieve(subjects)
     return Merge(reads, {EVERYTHING: first}, head.last, lowest, batch=BATCH, wanted=sieve)
 

@@ -85,7 +85,19 @@ async def test_broker_without_jetstream(
     try:
         bridge = await world.start_bridge()
         await check_live_only(bridge)
+        async with Clients(bridge.url) as clients:
+            # It is known, so nobody waits for it.
+            client = await clients.join(query={"cursor": "abc-1"})
+            assert client.established["data"]["resume"] == {"replaying": False}
+            await client.expect("resume.completed", 2.0)
         world.nats.stop()
+
+        async def is_unknown() -> bool:
+            stream: str = (await bridge.ready_checks())["stream"]
+            assert stream != "ok"
+            return stream.startswith(("unknown", "live only"))
+
+        await eventually(is_unknown, "not vouched for", BACK, pause=0.2)
         settings.write_text(f'jetstream {{ store_dir: "{tmp_path}/stored" }}\n')
         world.nats.start()
         await check_whole(world, bridge)
