@@ -10,6 +10,13 @@ import json
 import time
 from dataclasses import dataclass
 
+FIRST = 10_000_000
+"""The sequences begin behind this one, where the stream reaches past all of them: a bridge asks
+JetStream about an event that is further on than the stream.
+"""
+REACH = 90_000_000
+"""How far the stream reaches; with as many digits."""
+
 MARK = b"^"
 STAMP = b"0" * 19
 """Nanoseconds of CLOCK_MONOTONIC at publishing go here; zeros are not counted as a latency."""
@@ -38,7 +45,7 @@ class Mint:
     def __init__(self, root: str) -> None:
         """``root`` is that of the peer, see :class:`benchmarks.peers.base.Peer`."""
         self._root = root
-        self._sequence = 0
+        self._sequence = FIRST
         self._last: dict[str, int] = {}
 
     def topic(self, resource: str, size: int) -> Message:

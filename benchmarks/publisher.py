@@ -31,6 +31,19 @@ class Publisher:
                 raise ConnectionError(f"the broker ended the publisher's connection: {data!r}")
             answer = (answer + data).replace(b"PING\r\n", b"")
 
+    def ask(self, subject: str, payload: bytes) -> None:
+        """Request something, wait for the answer, and close; fails on an answer with an error."""
+        self._socket.sendall(
+            b"SUB answer 1\r\nPUB %b answer %d\r\n%b\r\n"
+            % (subject.encode(), len(payload), payload)
+        )
+        answer = b""
+        while not answer.rstrip().endswith(b"}"):
+            answer += self._socket.recv(65536)
+        self.close()
+        if b'"error"' in answer:
+            raise ConnectionError(f"{subject}: {answer!r}")
+
     def burst(self, messages: Sequence[Message]) -> None:
         """Write all of them at once."""
         self._socket.sendall(b"".join(message.wire for message in messages))

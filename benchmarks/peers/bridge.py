@@ -14,10 +14,16 @@ from pathlib import Path
 import jwt
 
 from benchmarks.broker import Broker
+from benchmarks.events import REACH
 from benchmarks.load import Script, request, text
 from benchmarks.machine import SERVER_CORE
 from benchmarks.peers.base import Client, Server
 from benchmarks.processes import Process
+from benchmarks.publisher import Publisher
+from bridge.broker.shape import wanted
+from bridge.settings import StreamSettings
+from schemas.catalogue import Catalogue
+from schemas.subjects import Subjects
 
 ROOT = Path(__file__).parents[2]
 SECRET = "benchmark-secret-of-more-than-32-bytes"
@@ -44,6 +50,7 @@ class Bridge:
     command: tuple[str, ...]
     settings: tuple[tuple[str, str], ...] = ()
     checkout: Path = ROOT
+    stream: bool = True
     marks: bool = False
 
     @property
@@ -68,6 +75,8 @@ class Bridge:
             "BRIDGE_NATS_URL": broker.url,
             **extra,
         }
+        if self.stream:
+            _make_stream(broker, self.root)
         process = Process(
             [sys.executable, *self.command],
             core=SERVER_CORE,
@@ -105,8 +114,22 @@ LIVE = Bridge(
     ("-m", "bridge.cli", "serve"),
     # There is no stream: what cursors and the check of its order cost is left out.
     (("BRIDGE_STREAM_CREATE", "false"),),
+    stream=False,
 )
 STOCK = Bridge("stock", "this bridge, stock nats-py", ("-m", "benchmarks.servers.stock_bridge"))
+
+
+def _make_stream(broker: Broker, root: str) -> None:
+    """Make the stream as a bridge with this root would, reaching to :data:`REACH`."""
+    catalogue, subjects = Catalogue.load(), Subjects()
+    want = wanted(
+        "EVENTS", subjects, StreamSettings(), catalogue=catalogue, max_message_size=64 * 1024
+    )
+    config = {**want.as_dict(), "first_seq": REACH + 1}
+    if root == "live":
+        config |= {"subjects": ["events.>"], "max_msg_size": -1}
+        config["republish"] = {"src": "events.>", "dest": "live.>"}
+    Publisher(broker.port).ask("$JS.API.STREAM.CREATE.EVENTS", json.dumps(config).encode())
 
 
 def _commit(root: Path) -> str:
