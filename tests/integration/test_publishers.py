@@ -194,6 +194,21 @@ async def test_without_the_stream_a_durable_event_is_an_error(settings: Publishe
     assert (receipt.id, receipt.sequence) == (caught.value.event.id, 1)
 
 
+async def test_a_type_that_the_stream_does_not_take_is_an_error(
+    settings: PublisherSettings,
+) -> None:
+    """NATS refuses it, and the error names what adds it; other types are stored."""
+    settings = settings.model_copy(update={"publish_deadline": 0.5})
+    only = Catalogue([UploadCompleted])
+    name = f"EVENTS_{settings.prefix}"
+    await create_stream(settings.url[0], name=name, prefix=settings.prefix, catalogue=only)
+    async with EventPublisher(settings) as publisher:
+        [receipt] = await UploadEvents(publisher).completed("42", "u1", {})
+        assert receipt.stored
+        with pytest.raises(StreamMissing, match=r"not take this type.*bridge stream apply"):
+            await UploadEvents(publisher).error("42", "u1", "disk full")
+
+
 async def test_a_stream_that_comes_a_little_later_is_waited_for(
     settings: PublisherSettings,
 ) -> None:
