@@ -120,6 +120,30 @@ async def test_no_service(bridge: BridgeProcess) -> None:
         await client.ping()
 
 
+async def test_commands_that_wait_are_few(bridge: BridgeProcess) -> None:
+    """Ten of a connection wait for a service; the eleventh is refused at once, and the service is
+    not asked. Once they are answered the next may go.
+    """
+    asked: list[Msg] = []
+
+    async def hesitate(message: Msg) -> None:
+        asked.append(message)
+
+    async with Clients(bridge.url) as clients, Bus(bridge) as bus:
+        client = await clients.join()
+        async with service(bus, client.user, hesitate):
+            for number in range(10):
+                await client.send(CANCEL, {"upload_id": "1"}, f"c{number}")
+            await client.send(CANCEL, {"upload_id": "1"}, "over")
+            await client.expect_error("COMMAND_FAILED", "over")
+            for number in range(10):
+                await client.expect_error("SERVICE_UNAVAILABLE", f"c{number}")
+            assert len(asked) == 10
+            await client.send(CANCEL, {"upload_id": "1"}, "next")
+            await client.expect_error("SERVICE_UNAVAILABLE", "next")
+            assert len(asked) == 11
+
+
 async def test_silent_service(bridge: BridgeProcess) -> None:
     """A service that does not answer is given up in time, and holds up nobody meanwhile."""
 

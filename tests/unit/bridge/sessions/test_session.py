@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.identity.tokens import Identity
+from bridge.sessions.session import MAX_EARLY
 from bridge.sessions.states import State
 from schemas.codes import RECONNECT
 from tests.support.bus import to_user, topic
@@ -68,6 +69,20 @@ def test_what_comes_early_is_handled_in_order_after_the_opening(house: House) ->
     visitor.peer.loop.run()
     house.answer()
     assert visitor.heard == ["connection.established", "pong", "subscription.acknowledged"]
+
+
+def test_more_than_may_come_early_is_told_to_come_later(house: House) -> None:
+    """A hundred messages wait for the opening; one more is 1013, and none of them is kept."""
+    patient, hasty = Visitor(house, person()), Visitor(house, person())
+    for _ in range(MAX_EARLY):
+        patient.session.on_message(b'{"type": "ping"}', True)
+        hasty.session.on_message(b'{"type": "ping"}', True)
+    assert patient.peer.closes == hasty.peer.closes == []
+    hasty.session.on_message(b'{"type": "ping"}', True)
+    assert hasty.peer.closes == [(1013, "TRY_AGAIN_LATER")]
+    assert hasty.session._early is None
+    house.answer()
+    assert patient.heard == ["connection.established"] + ["pong"] * MAX_EARLY
 
 
 def test_an_acknowledgement_waits_for_nats(house: House) -> None:
