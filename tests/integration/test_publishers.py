@@ -198,7 +198,7 @@ async def test_a_type_that_the_stream_does_not_take_is_an_error(
     settings: PublisherSettings,
 ) -> None:
     """NATS refuses it, and the error names what adds it; other types are stored."""
-    settings = settings.model_copy(update={"publish_deadline": 0.5})
+    settings = settings.model_copy(update={"publish_deadline": 3.0})
     only = Catalogue([UploadCompleted])
     name = f"EVENTS_{settings.prefix}"
     await create_stream(settings.url[0], name=name, prefix=settings.prefix, catalogue=only)
