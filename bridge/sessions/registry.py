@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from bridge.sessions.states import State
+
 if TYPE_CHECKING:
     from bridge.sessions.session import Session
+
+MAX_WAITING: Final = 16
+"""Connections of one user beside those that it may have, while they wait to be opened."""
 
 
 class Registry:
@@ -43,11 +48,25 @@ class Registry:
         self._by_id[session.id] = session
 
     def identify(self, session: Session, user_id: str) -> list[Session]:
-        """Count it among its user's; return those that are over that user's limit, oldest first."""
+        """Count it among its user's; return those that wait to be opened and are too many, oldest
+        first. Nobody who is open goes for one that may never be.
+        """
         self._identified += 1
         mine = self._by_user.setdefault(user_id, {})
         mine[session.id] = session
-        return list(mine.values())[: max(0, len(mine) - self._max_per_user)]
+        most = self._max_per_user + MAX_WAITING
+        if len(mine) <= most:
+            return []
+        waiting = [each for each in mine.values() if each.state is not State.OPEN]
+        return waiting[: len(mine) - most]
+
+    def over(self, user_id: str) -> list[Session]:
+        """Return a user's open connections that are over its limit, oldest first."""
+        mine = self._by_user.get(user_id, {})
+        if len(mine) <= self._max_per_user:
+            return []
+        opened = [each for each in mine.values() if each.state is State.OPEN]
+        return opened[: max(0, len(opened) - self._max_per_user)]
 
     def remove(self, session: Session, user_id: str | None) -> None:
         """Forget a connection; safe to call twice."""

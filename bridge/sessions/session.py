@@ -145,7 +145,7 @@ class Session:
         self.state = advance(self.state, State.CONFIRMING)
         self.identity = identity
         if env.interests.missing:
-            self.close(codes.TRY_AGAIN_LATER)  # before an older connection is closed for it
+            self.close(codes.TRY_AGAIN_LATER)
             return
         if self._ends_at(identity) <= time.time():
             self.close(codes.TOKEN_EXPIRED)  # a ticket can outlive its token
@@ -153,7 +153,7 @@ class Session:
         self._set_deadline()
         self._socket.known(identity.user_id)
         for oldest in env.registry.identify(self, identity.user_id):
-            oldest.replace()
+            oldest.close(codes.TRY_AGAIN_LATER)
         self.wishes.user = identity.user
         route = env.hub.hold_user(identity.user)
         self._unit = env.interests.hold(env.user_subject(identity.user), route.receive)
@@ -231,6 +231,8 @@ class Session:
             self.close(codes.TRY_AGAIN_LATER)
             return
         self.state = advance(self.state, State.OPEN)
+        for oldest in env.registry.over(identity.user_id):
+            oldest.replace()  # not before: nobody goes for one that is never opened
         self._set_permits(identity)
         replay = None if after is None else detours.replay(self)
         env.hub.users[identity.user].add(self.outbox)
@@ -451,13 +453,10 @@ class Session:
             self.close(codes.NOT_AUTHENTICATED)
         elif now >= self._ends_at(identity):
             self.close(codes.TOKEN_EXPIRED)
-        elif not self._notified:
+        elif not self._notified and self.state is State.OPEN:
             self._notified = True
             self.deadline = self._ends_at(identity)
-            if self.state is State.OPEN:
-                self.send(
-                    AuthExpiring(data=AuthExpiringData(expires_at=rfc3339(identity.expires_at)))
-                )
+            self.send(AuthExpiring(data=AuthExpiringData(expires_at=rfc3339(identity.expires_at))))
 
     def _ends_at(self, identity: Identity) -> float:
         # Clocks differ: the token counts for as long past its ``exp`` as at the handshake.

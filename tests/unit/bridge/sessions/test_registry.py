@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from bridge.sessions.registry import Registry
+from bridge.sessions.registry import MAX_WAITING, Registry
+from bridge.sessions.states import State
 
 
 @dataclass(eq=False)
@@ -14,6 +15,7 @@ class Connection:
     """As much of a session as the registry looks at."""
 
     id: str
+    state: State = State.CONFIRMING
 
 
 @pytest.fixture
@@ -23,11 +25,28 @@ def registry() -> Registry:
 
 
 def join(registry: Registry, name: str, user: str | None = None) -> tuple[Connection, list[str]]:
-    """Add a connection, known or not; return it with the names of those that are over."""
+    """Add a connection, which opens if it is known; return it with the names of those that are
+    over.
+    """
     connection = Connection(name)
     registry.add(connection)  # type: ignore[arg-type]  # a stand-in
-    over = [] if user is None else registry.identify(connection, user)  # type: ignore[arg-type]
-    return connection, [each.id for each in over]
+    if user is None:
+        return connection, []
+    assert registry.identify(connection, user) == []  # type: ignore[arg-type]
+    connection.state = State.OPEN
+    return connection, [each.id for each in registry.over(user)]
+
+
+def test_who_waits_replaces_nobody(registry: Registry) -> None:
+    """One that is not open yet counts for no limit of its user but that of those that wait."""
+    for name in "ab":
+        join(registry, name, "1")
+    for number in range(MAX_WAITING + 1):
+        assert registry.over("1") == []
+        waiting = Connection(f"w{number}")
+        registry.add(waiting)  # type: ignore[arg-type]
+        over = registry.identify(waiting, "1")  # type: ignore[arg-type]
+    assert [each.id for each in over] == ["w0"]
 
 
 def test_the_oldest_of_a_user_are_over_the_limit(registry: Registry) -> None:

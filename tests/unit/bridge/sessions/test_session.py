@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from bridge.identity.tokens import Identity
+from bridge.sessions.registry import MAX_WAITING
 from bridge.sessions.session import MAX_EARLY
 from bridge.sessions.states import State
 from schemas.codes import RECONNECT
@@ -56,6 +57,7 @@ def test_nobody_comes_in_while_what_all_need_is_refused(house: House) -> None:
     assert [each.session.state for each in visitors] == [State.OPEN] * 3
     house.answer()
     Visitor(house, person())
+    house.answer()
     assert visitors[0].peer.closes == [(4502, "REPLACED")]
 
 
@@ -172,6 +174,52 @@ def test_the_fourth_connection_takes_the_place_of_the_oldest(house: House) -> No
     assert visitors[0].heard == ["connection.established", "error"]
     assert visitors[0].peer.closes == [(4502, "REPLACED")]
     assert all(each.heard == ["connection.established"] for each in visitors[1:])
+
+
+def test_nobody_is_replaced_by_a_connection_that_is_never_opened(house: House) -> None:
+    """While NATS is away, a fourth one is told to come later, and the three stay."""
+    visitors = [Visitor(house, person()) for _ in range(3)]
+    house.answer()
+    house.break_off()
+    late = Visitor(house, person())
+    house.turns.run()
+    assert [each.peer.closes for each in visitors] == [[]] * 3
+    house.nats.now += PATIENCE
+    house.interests.tick()
+    assert late.peer.closes == [(1013, "TRY_AGAIN_LATER")]
+    assert [each.session.state for each in visitors] == [State.OPEN] * 3
+
+
+def test_those_of_a_user_that_wait_to_be_opened_are_few(house: House) -> None:
+    """Beside the three that are open sixteen wait; of more the oldest is told to come later, and
+    once NATS answers the last three are left.
+    """
+    first = [Visitor(house, person()) for _ in range(3)]
+    house.answer()
+    house.break_off()
+    waiting = [Visitor(house, person()) for _ in range(MAX_WAITING)]
+    assert all(not each.peer.closes for each in waiting)
+    last = Visitor(house, person())
+    assert waiting[0].peer.closes == [(1013, "TRY_AGAIN_LATER")]
+    assert all(not each.peer.closes for each in (*first, *waiting[1:], last))
+    house.come_back()
+    for each in (*first, *waiting[1:-2]):
+        assert each.peer.closes == [(4502, "REPLACED")]
+    assert all(not each.peer.closes for each in (*waiting[-2:], last))
+    assert len(house.registry) == 3
+
+
+def test_who_waits_is_told_of_the_end_of_its_token_when_it_is_opened(house: House) -> None:
+    """The notice falls due before NATS has answered: it comes behind the opening."""
+    visitor = Visitor(house, person(lifetime=20))
+    assert visitor.session.deadline <= time.time()
+    visitor.session.on_deadline(time.time())
+    house.answer()
+    assert visitor.session.deadline <= time.time()
+    visitor.session.on_deadline(time.time())
+    house.turns.run()
+    assert visitor.heard == ["connection.established", "auth.expiring"]
+    assert visitor.session.deadline > time.time()
 
 
 def test_events_for_a_client_that_stalls_are_conflated_not_the_end(house: House) -> None:
