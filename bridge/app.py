@@ -297,6 +297,7 @@ class Bridge:
                 lambda: self._continuity.state,
                 lambda: self._interests.missing,
                 lambda: self._stream.clock.words,
+                lambda: self._keys.problem if isinstance(self._keys, JwksKeys) else "",
             ),
             tickets=tickets.router(
                 self._tickets, settings.identity.ticket_ttl, self._ticket_rates, self._wall

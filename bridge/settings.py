@@ -327,8 +327,19 @@ class IdentitySettings(Settings):
         if symmetric and asymmetric:
             # One key must never serve as an HMAC secret and as a public key (RFC 8725 §3.1).
             raise ValueError("BRIDGE_JWT_ALGORITHMS: symmetric and asymmetric ones don't mix")
+        if symmetric and not (self.jwt_public_key is None and self.jwks_url is None):
+            # A secret that is there as well would serve, and all that the issuer signs be refused.
+            raise ValueError(
+                "BRIDGE_JWT_PUBLIC_KEY and BRIDGE_JWKS_URL do nothing with "
+                f"BRIDGE_JWT_ALGORITHMS={','.join(self.jwt_algorithms)}: name those of the keys"
+            )
         if symmetric and self.jwt_secret is None:
             raise ValueError("BRIDGE_JWT_SECRET is needed for " + ", ".join(sorted(symmetric)))
+        if asymmetric and self.jwt_previous_secret is not None:
+            raise ValueError(
+                "BRIDGE_JWT_PREVIOUS_SECRET does nothing with "
+                f"BRIDGE_JWT_ALGORITHMS={','.join(self.jwt_algorithms)}"
+            )
         if asymmetric and self.jwt_public_key is None and self.jwks_url is None:
             raise ValueError("BRIDGE_JWT_PUBLIC_KEY or BRIDGE_JWKS_URL is needed")
         if self.jwt_public_key is not None and not self.jwt_public_key.is_file():

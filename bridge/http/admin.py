@@ -52,6 +52,9 @@ class Message(BaseModel):
 class Disconnect(BaseModel):
     """``revoke`` also refuses the user's tokens that were issued until now."""
 
+    # A mistyped name is not passed over: whoever means to revoke would believe it done.
+    model_config = ConfigDict(extra="forbid")
+
     revoke: bool = False
 
 

@@ -20,11 +20,12 @@ def router(
     catching_up: Callable[[], str],
     missing: Callable[[], str],
     clock: Callable[[], str],
+    keys: Callable[[], str],
 ) -> APIRouter:
     """Return the routes. A stream that is missing is told, but live delivery goes on without it;
     so is what is being read from it after a break. ``missing`` are subscriptions that every client
     needs and NATS refuses. ``clock`` says how this machine's differs from NATS's, which leaves it
-    ready.
+    ready. ``keys`` says why no token can be checked at all.
     """
     routes = APIRouter(tags=["health"])
 
@@ -41,8 +42,10 @@ def router(
             "stream": stream or "ok",
             "catch_up": catching_up() or "ok",
             "clock": clock() or "ok",
+            "keys": keys() or "ok",
         }
-        ready = not is_draining()
+        # A replica whose issuer was mistyped must not take the place of one that serves.
+        ready = not is_draining() and not keys()
         try:
             await round_trip(PATIENCE)
             if refused := missing():

@@ -277,6 +277,13 @@ class JwksKeys:
             return self._single
         return self._keys.get(kid)
 
+    @property
+    def problem(self) -> str:
+        """Why no token at all can be checked, empty when some can."""
+        if self._keys or self._single is not None:
+            return ""
+        return "none yet from BRIDGE_JWKS_URL"
+
     def replace(self, single: VerifyingKey) -> None:
         """Have this one serve tokens without a key id from now on."""
         self._single = single

@@ -85,11 +85,15 @@ class Admission:
         if refused is not None:
             return refused
         asked = parse_qs(query, keep_blank_values=True) if query else {}
+        direct = asked.get("direct", ["on"])[-1]
+        if direct not in ("on", "off"):
+            # Passed over, it would send what its client means to have turned off.
+            return Refused(HTTPStatus.BAD_REQUEST, "BAD_REQUEST", "direct is on or off")
         intro = Introduction(
             address=client_address(
                 handshake.peer, handshake.headers.get("x-forwarded-for"), self._networks
             ),
-            direct=asked.get("direct", ["on"])[-1] != "off",
+            direct=direct == "on",
             cursor=asked.get("cursor", [None])[-1],
         )
         brought = _brought(handshake, asked.get("ticket", [None])[-1], path_token)

@@ -210,6 +210,16 @@ async def test_disconnect_user(bridge: BridgeProcess) -> None:
         await staying.ping()
 
 
+@pytest.mark.parametrize("body", [{"revoked": True}, {"revoke": "please"}, [True]])
+async def test_a_mistyped_revocation_is_told(bridge: BridgeProcess, body: object) -> None:
+    """It is 422, and nobody is sent away: whoever meant to revoke would believe it done."""
+    async with Clients(bridge.url) as clients, http(bridge.url, admin()) as client:
+        staying = await clients.join()
+        answer = await client.post(f"/ws/users/{staying.user}/disconnect", json=body)
+        assert answer.status_code == 422, answer.text
+        await staying.ping()
+
+
 async def test_health(bridge: BridgeProcess) -> None:
     """Both probes answer anybody."""
     async with http(bridge.url) as client:

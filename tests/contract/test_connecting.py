@@ -143,6 +143,16 @@ async def test_direct_off(bridge: BridgeProcess) -> None:
         await off.ping()
 
 
+@pytest.mark.parametrize("value", ["OFF", "false", "0", ""])
+async def test_direct_is_on_or_off(bridge: BridgeProcess, value: str) -> None:
+    """Another value is refused with what may stand there, and not taken for ``on``."""
+    async with Clients(bridge.url) as clients:
+        refusal = await clients.rejected(f"/ws?direct={value}")
+        assert refusal.status_code == 400
+        assert json.loads(refusal.body or b"")["message"] == "direct is on or off"
+        await clients.join(query={"direct": "on"})
+
+
 async def test_direct_off_follows_subscriptions(bridge: BridgeProcess) -> None:
     """With ``?direct=off``, unsubscribing turns the user's events off again."""
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:

@@ -22,7 +22,7 @@ from jwt.algorithms import ECAlgorithm
 
 from schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
-from tests.support.clients import Clients, mint, new_user
+from tests.support.clients import Clients, http, mint, new_user
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 
@@ -257,6 +257,31 @@ async def test_an_issuer_that_drips(start_bridge: StartBridge, issuer: Issuer) -
     while not await is_taken(bridge, issuer.token(new)):
         assert time.monotonic() < deadline, "no new fetch began"
         await asyncio.sleep(0.5)
+
+
+async def test_not_ready_without_a_key(start_bridge: StartBridge, issuer: Issuer) -> None:
+    """Until the issuer has answered no client can come in: ``/readyz`` is 503 and names it. Once it
+    has, it may go away again.
+    """
+    issuer.add("one")
+    issuer.away = True
+    bridge = start_bridge(
+        BRIDGE_JWT_ALGORITHMS="ES256", BRIDGE_JWKS_URL=issuer.url, BRIDGE_JWT_SECRET=""
+    )
+    async with http(bridge.url) as client:
+        answer = await client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["checks"]["keys"] == "none yet from BRIDGE_JWKS_URL"
+        assert answer.json()["checks"]["nats"] == "ok"
+        issuer.away = False
+        deadline = time.monotonic() + 20
+        while (await client.get("/readyz")).status_code == 503:
+            assert time.monotonic() < deadline, "it was not asked again"
+            await asyncio.sleep(0.2)
+        issuer.away = True
+        assert await is_taken(bridge, issuer.token("one"))
+        answer = await client.get("/readyz")
+        assert (answer.status_code, answer.json()["checks"]["keys"]) == (200, "ok")
 
 
 async def test_issuer_goes_away(start_bridge: StartBridge, issuer: Issuer) -> None:

@@ -266,6 +266,26 @@ def test_a_key_is_needed() -> None:
     assert found.identity.jwt_secret is None
 
 
+@pytest.mark.parametrize("name", ["BRIDGE_JWKS_URL", "BRIDGE_JWT_PUBLIC_KEY"])
+@pytest.mark.parametrize("secret", [SECRET, ""])
+def test_public_keys_do_not_go_with_algorithms_of_secrets(name: str, secret: str) -> None:
+    """They are not passed over, secret or not: what the issuer signs would all be refused."""
+    given = {"BRIDGE_JWT_SECRET": secret} if secret else {}
+    with pytest.raises(SettingsError, match=f"{name}.*do nothing.*BRIDGE_JWT_ALGORITHMS"):
+        BridgeSettings.from_environment({**given, name: "https://a/keys"})
+
+
+def test_a_previous_secret_does_not_go_with_public_keys() -> None:
+    """Tokens that were signed with it would be refused."""
+    told = refusal(
+        BRIDGE_JWT_ALGORITHMS="RS256",
+        BRIDGE_JWKS_URL="https://a/keys",
+        BRIDGE_JWT_PREVIOUS_SECRET="previous-" + SECRET,
+    )
+    assert "BRIDGE_JWT_PREVIOUS_SECRET does nothing" in told
+    assert SECRET not in told
+
+
 def test_grants_are_read_as_a_claim_writes_them() -> None:
     """JSON by role; a part that is not there stays open to the default."""
     text = json.dumps({"guest": {"subscribe": {"allow": ["review.updated.{user_id}"]}}})
