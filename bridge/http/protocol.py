@@ -195,13 +195,13 @@ class HttpConnection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         if self._is_proxy:
             forwarded = b", ".join(v for n, v in self.headers if n == b"x-forwarded-for")
             address = self._edge.address(self._peer or "", forwarded.decode("latin-1"))
             self._edge.pending.move(self, address)
             self._go_on()
-        super().on_headers_complete()
+        super().on_headers_complete()  # raises where it makes nothing of the target
+        self._in_head = False
         if len(self.pipeline) > MAX_PIPELINED:
             self._cut(HTTPStatus.BAD_REQUEST)
             self._go_on()
@@ -278,12 +278,12 @@ class HttpConnection(HttpToolsProtocol):
     def _begin_upgrade(self, behind: bytes) -> None:
         self._reading = False
         self._edge.requests.end(self)
+        self._behind = behind
         if self.parser.get_http_version() != "1.1":
             self._cut(HTTPStatus.BAD_REQUEST)  # RFC 6455 §4.2.1
             return
         # The parser and this object hold each other; the connection has no use for it any more.
         self.parser = None  # type: ignore[assignment]
-        self._behind = behind
         self._try_upgrade()
         if self._behind is not None:
             self._await_what_is_next()

@@ -85,6 +85,33 @@ async def test_a_target_that_is_none(target: str) -> None:
         assert (await peer.answer()).startswith(b"HTTP/1.1 4")
 
 
+UNUSABLE = {
+    "no host": b"GET http://evil HTTP/1.1\r\nHost: a\r\n\r\n",
+    "half an IPv6 address": b"GET http://[::1/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no port": b"GET http://a:99999999/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a tunnel": b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "a handshake of HTTP/1.0": handshake().replace(b"HTTP/1.1", b"HTTP/1.0"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+async def test_what_can_not_be_used_is_answered(name: str) -> None:
+    """A request whose head is whole gets a status: a proxy that has none says that the bridge is
+    away. The last one is what nginx sends without ``proxy_http_version``.
+    """
+    side = Side()
+    async with port.serving(app, upgrades=side.upgrades) as number:
+        for before in (b"", GET):
+            async with knocking(number) as peer:
+                if before:
+                    await peer.send(before)
+                    assert (await peer.answer()).startswith(b"HTTP/1.1 200 ")
+                await peer.send(UNUSABLE[name])
+                assert (await peer.answer()).startswith(b"HTTP/1.1 400 ")
+                assert await peer.is_cut()
+    assert not side.asked
+
+
 async def test_an_upgrade_waits_for_the_answers_before_it() -> None:
     """It comes behind two requests in one breath, a message behind it: all in their order."""
     side = Side()
