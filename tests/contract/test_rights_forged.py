@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from tests.support.attacks import FORGED, attack
+from tests.support.bus import protocol, with_header
 from tests.support.clients import Client, Clients, Message, http, mint, new_user, ticket
 from tests.support.peers import PEERS, Peer
 from tests.support.rights import CONFIGURATIONS, Deployed, Guarded, event
@@ -210,6 +211,32 @@ async def test_a_hostile_service_reads_nothing(deployed: Deployed, client: str) 
         assert answer["type"] == "command.accepted", answer
         heard = await mallory.messages()
         assert {each.subject for each in heard} == {f"commands.upload.cancel.{victim}.{resource}"}
+
+
+@pytest.mark.parametrize("header", [b"\x00", b"N", b"\n", b"NATS/1.0\r\nNats-Seq", b"\xff\xfe"])
+async def test_half_a_header_stops_nobody(deployed: Deployed, header: bytes) -> None:
+    """Stored as it is, a header of one byte ends nats-server 2.15.1 when it republishes the event.
+
+    Between accounts it first adds a header of its own. In one account nothing keeps it off, and
+    ``deploy/nats-users.conf`` says so.
+    """
+    guarded = deployed.guarded
+    if guarded.kind == "users" and len(header) == 1:
+        pytest.skip("this ends the server")
+    mallory, resource, victim = guarded.login("upload-service"), uuid4().hex, new_user()
+    async with (
+        Clients(deployed.bridges[0].url) as clients,
+        guarded.peer("review-service") as reviewer,
+    ):
+        browser = await clients.join(victim)
+        await browser.subscribe("review.updated")
+        body = event("upload.completed", {"upload_id": "u", "result": {}}).encode()
+        subject = f"events.user.{victim}.upload.completed.u".encode()
+        login = {"user": mallory.user, "pass": mallory.password}
+        await protocol(mallory.url, with_header(subject, header, body), login)
+        sent = await review(reviewer, victim, resource)
+        events, _ = await gather(browser, sent)
+        assert reviews(events) == sent
 
 
 @pytest.mark.parametrize("loosened", ["strict", "rights"])

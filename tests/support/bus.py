@@ -170,15 +170,16 @@ class Bus:
         return await self.watch(self.subjects.root(Root.REJECTED) + ".>")
 
 
-async def protocol(url: str, data: bytes) -> None:
+async def protocol(url: str, data: bytes, login: Mapping[str, str] | None = None) -> None:
     """Send bytes to the broker as they stand, as no library would; return when it has read them.
 
-    The broker may cut the connection for them.
+    The broker may cut the connection for them. ``login`` is what ``CONNECT`` says of the user.
     """
     place = urlsplit(url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
+    claims = {"verbose": False, "headers": True, "no_responders": True, **(login or {})}
     try:
-        writer.write(b'CONNECT {"verbose":false,"headers":true,"no_responders":true}\r\n')
+        writer.write(f"CONNECT {json.dumps(claims)}\r\n".encode())
         writer.write(data + b"PING\r\n")
         async with asyncio.timeout(5):
             while (line := await reader.readline()) and not line.startswith((b"PONG", b"-ERR")):
