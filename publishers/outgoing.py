@@ -21,6 +21,7 @@ from pydantic_core import PydanticSerializationError
 from publishers.errors import InvalidEvent
 from schemas.catalogue import Catalogue
 from schemas.codes import RejectReason
+from schemas.cursors import CURSOR_ROOM
 from schemas.envelope import (
     HEADER_ID,
     HEADER_SCHEMA,
@@ -187,8 +188,10 @@ class Outbox:
         if b"null" in payload and (path := _not_finite(vars(data), "data")):
             # The encoder writes null for what JSON has no number for.
             raise InvalidEvent(RejectReason.INVALID_JSON, "a number must be finite", path)
-        if len(payload) > self._max_size:
-            detail = f"the event has {len(payload)} bytes, over {self._max_size}"
+        # A stored event leaves room for the cursor that the bridge adds: it would reject it.
+        most = self._max_size - (CURSOR_ROOM if data.traits.durable else 0)
+        if len(payload) > most:
+            detail = f"the event has {len(payload)} bytes, over {most}"
             raise InvalidEvent(RejectReason.TOO_LARGE, detail, "data")
         return payload
 

@@ -23,7 +23,8 @@ class PublisherSettings(BusSettings):
         64 * 1024,
         alias="BRIDGE_MAX_MESSAGE_SIZE",
         ge=1024,
-        description="largest event (bytes); the bridge has the same limit",
+        description="largest event (bytes), 76 less where it is stored; "
+        "the bridge has the same limit",
     )
     publish_deadline: float = Field(
         30.0,

@@ -16,6 +16,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 from publishers import EVERYBODY, SUBSCRIBERS, InvalidEvent, OutgoingEvent, To
 from publishers.outgoing import Outbox, invalid_data, time_text
 from schemas.catalogue import Catalogue
+from schemas.cursors import CURSOR_ROOM
 from schemas.events import (
     EventData,
     ReviewUpdated,
@@ -130,6 +131,24 @@ def test_wrong_data_names_its_field(data: EventData, field: str, reason: str) ->
     assert field in str(error)
 
 
+@pytest.mark.parametrize("durable", [True, False], ids=["durable", "ephemeral"])
+def test_the_largest_event(durable: bool) -> None:
+    """A stored event leaves room for the cursor that the bridge adds, and is refused over that as
+    the bridge would refuse it; one that is not stored may be as large as the limit.
+    """
+    kind = Stored if durable else Passing
+    own = Outbox(SUBJECTS, Catalogue([kind]), None, 65536)
+    most = 65536 - (CURSOR_ROOM if durable else 0)
+    [empty] = own.prepare(kind(text=""), "42", "e1")
+    room = most - len(empty.payload)
+    [largest] = own.prepare(kind(text="x" * room), "42", "e1")
+    assert len(largest.payload) == most
+    with pytest.raises(InvalidEvent) as caught:
+        own.prepare(kind(text="x" * (room + 1)), "42", "e1")
+    assert (caught.value.reason, caught.value.field) == ("TOO_LARGE", "data")
+    assert str(most) in str(caught.value)
+
+
 @pytest.mark.parametrize("to", ["", "\u00e9" * 65, "\ud800", [], [""], ["1", ""], [7]])
 def test_a_wrong_user_is_told_as_the_field_to(to: Any) -> None:
     """A user that can't be addressed is refused, and no users at all are not everybody."""
@@ -140,6 +159,16 @@ def test_a_wrong_user_is_told_as_the_field_to(to: Any) -> None:
 def test_an_id_that_a_header_would_change_is_refused(event_id: str) -> None:
     """The id is what deduplication compares, so it must arrive as it was given."""
     assert refusal(UploadError(upload_id="u", error="x"), event_id=event_id).field == "id"
+
+
+@event("text.kept")
+class Stored(EventData):
+    text: str
+
+
+@event("text.passing", durable=False)
+class Passing(EventData):
+    text: str
 
 
 @event("meter.read", audiences=frozenset({Audience.TOPIC}))

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from bridge.broker.interests import AT_ONCE, GATHER, Interests
+from bridge.broker.interests import AT_ONCE, GATHER, SLICE, Interests
 from tests.support.scripted_nats import ScriptedNats, Turns
 
 LINGER, PATIENCE = 5.0, 3.0
@@ -112,6 +112,32 @@ def test_one_ping_serves_all_that_wait(scene: Scene) -> None:
     scene.turns.run()
     assert scene.told == [True] * 50
     assert scene.nats.pings == 1
+
+
+def test_thousands_are_asked_for_in_parts(scene: Scene) -> None:
+    """So many before each PING; who waits for the first of them is told first, and while more than
+    twice as many wait it says so.
+    """
+    told: list[str] = []
+    scene.interests.hold("first", scene.receive)
+    scene.interests.confirm(lambda _: told.append("first"))
+    for number in range(3 * SLICE):
+        scene.interests.hold(f"u.{number}", scene.receive)
+    scene.interests.confirm(lambda _: told.append("last"))
+    assert scene.interests.is_behind
+    asked = []
+    while "last" not in told:
+        before = len(scene.nats.subjects)
+        scene.turns.run()
+        scene.nats.process()
+        asked.append(len(scene.nats.subjects) - before)
+        scene.nats.now += GATHER
+        scene.nats.answer()
+        scene.turns.run()
+        assert told[:1] == ["first"]
+    assert max(asked) == SLICE
+    assert len(scene.nats.subjects) == 3 * SLICE + 1
+    assert not scene.interests.is_behind
 
 
 def test_pings_have_a_distance(scene: Scene) -> None:

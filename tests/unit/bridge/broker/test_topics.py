@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from bridge.broker.interests import Interests
-from bridge.broker.topics import MAX_COPIES, SETTLE, Overlap, Topics
+from bridge.broker.topics import AT_A_TIME, MAX_COPIES, SETTLE, Overlap, Topics
 from schemas.subjects import Subjects
 from tests.support.republished import republished
 from tests.support.scripted_nats import ScriptedNats, Turns
@@ -96,6 +98,25 @@ def test_from_any_to_single(scene: Scene) -> None:
     assert scene.nats.subjects == [WIDE, ONE]
     scene.pass_time(SETTLE + 0.5)
     assert scene.nats.subjects == [ONE]
+
+
+@pytest.mark.parametrize("switches", [False, True], ids=["left", "switched"])
+def test_thousands_are_left_over_several_ticks(scene: Scene, switches: bool) -> None:
+    """Given back by all, or taken in by all of the type: a bounded number goes in each."""
+    many = [str(number) for number in range(2 * AT_A_TIME + 10)]
+    scene.hold(*many)
+    scene.pass_time(0.5)
+    if switches:
+        scene.hold("*")
+    else:
+        for resource in many:
+            scene.topics.release(TYPE, resource)
+    counts = [len(scene.nats.subjects)]
+    for _ in range(2 * int(LINGER + SETTLE) + 8):
+        scene.pass_time(0.5)
+        counts.append(len(scene.nats.subjects))
+    assert max(before - after for before, after in pairwise(counts)) == AT_A_TIME
+    assert scene.nats.subjects == ([WIDE] if switches else [])
 
 
 def test_nothing_is_left_when_nobody_holds_anything(scene: Scene) -> None:
