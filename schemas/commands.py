@@ -136,10 +136,19 @@ _validate: Final = TypeAdapter[AnyClientMessage](
 
 
 class MessageError(SchemaError):
-    """A client message that is refused: its error code, words for its author, its ``id``."""
+    """A client message that is refused: its error code, words for its author, its ``id``, and its
+    type where that is one of ours.
+    """
 
-    def __init__(self, code: ErrorCode, message: str, reply_to: str | None = None) -> None:
+    def __init__(
+        self,
+        code: ErrorCode,
+        message: str,
+        reply_to: str | None = None,
+        message_type: str | None = None,
+    ) -> None:
         super().__init__(message)
+        self.message_type = message_type
         self.code = code
         self.message = message
         self.reply_to = reply_to
@@ -207,6 +216,7 @@ def _explain(text: bytes | str, error: ValidationError) -> MessageError:
         ErrorCode.INVALID_MESSAGE_FORMAT,
         f"{path}: {first['msg']}" if path else first["msg"],
         reply_to,
+        kind,
     )
 
 

@@ -41,6 +41,6 @@ def router(
                 headers={"Retry-After": str(max(1, round(ttl)))},
             ) from None
         told("issued", *who)
-        return {"status": "success", "data": {"ticket": ticket, "expires_in": ttl}}
+        return {"status": "success", "data": {"ticket": ticket, "expires_in": math.floor(ttl)}}
 
     return routes

@@ -62,6 +62,7 @@ ENOUGH: Final = 16 * 1024
 """Bytes that a client has to take within the stall timeout while it can't be written to."""
 FEW_UNITS: Final = 32
 """Units of a connection that are given back at once when it ends; more wait for their turn."""
+AUTHENTICATE: Final = "authenticate"
 MAX_EARLY: Final = 100
 """Messages that may come before ``connection.established`` is sent."""
 
@@ -448,7 +449,11 @@ class Session:
     def on_deadline(self, now: float) -> None:
         """Something is due at this Unix time: the first message, the notice, or the expiry."""
         identity = self.identity
-        if identity is None:
+        if identity is None and not self._notified:
+            # What came in time may not be read yet, where this process was busy or stopped: it is
+            # by the next tick, and this code tells its client never to come back.
+            self._notified = True
+        elif identity is None:
             self.env.failed_handshake(self.intro.address)
             self.close(codes.NOT_AUTHENTICATED)
         elif now >= self._ends_at(identity):
@@ -537,7 +542,12 @@ class Session:
             if not is_text or len(data) > self.env.limits.max_message_size:
                 raise MessageError(ErrorCode.INVALID_MESSAGE_FORMAT, "not authenticate")
             message = parse_client_message(data)
-        except MessageError:
+        except MessageError as refused:
+            if refused.message_type == AUTHENTICATE:
+                # Who means to say who it is learns which field is wrong.
+                self.env.failed_handshake(self.intro.address)
+                self._refuse(TokenError(f"authenticate: {refused.message}"), refused.reply_to)
+                return
             message = None
         if not isinstance(message, Authenticate):
             self.env.failed_handshake(self.intro.address)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from datetime import datetime
 
@@ -64,6 +66,7 @@ async def test_ticket_is_good_once(bridge: BridgeProcess) -> None:
     assert body["status"] == "success"
     assert set(body["data"]) == {"ticket", "expires_in"}
     assert body["data"]["expires_in"] == 30
+    assert isinstance(body["data"]["expires_in"], int)
     query = {"ticket": body["data"]["ticket"]}
     async with Clients(bridge.url) as clients:
         first = await clients.open(query=query)
@@ -242,6 +245,37 @@ async def test_no_authenticate_in_time(start_bridge: StartBridge) -> None:
         silent = await clients.open()
         await silent.expect_close(codes.NOT_AUTHENTICATED)
         await friend.ping()
+
+
+async def test_a_bridge_that_was_stopped_blames_nobody(start_bridge: StartBridge) -> None:
+    """Clients that said who they are while the process could read nothing are not sent away for
+    good: they come in, or are told to try again.
+    """
+    bridge = start_bridge(BRIDGE_AUTH_TIMEOUT="0.5")
+    pid = bridge.pid
+    async with Clients(bridge.url) as clients:
+        crowd = [await clients.open() for _ in range(20)]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for client in crowd:
+                await client.send("authenticate", {"token": mint(new_user())})
+            # What is waited for is time itself.
+            await asyncio.sleep(1.5)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        for client in crowd:
+            await client.until_closed_or("connection.established")
+            assert client.socket.close_code in (None, codes.TRY_AGAIN_LATER.code)
+
+
+async def test_an_authenticate_with_a_wrong_field_is_told_which(bridge: BridgeProcess) -> None:
+    """As any other token that is refused: the error names the field, then 4500."""
+    async with Clients(bridge.url) as clients:
+        client = await clients.open()
+        await client.send("authenticate", {"toke": "x"}, "a1")
+        answer = await client.expect_error("TOKEN_INVALID", "a1")
+        assert answer["data"]["message"] == "authenticate: data.token: Field required"
+        assert await client.closed() == (4500, "INVALID_TOKEN")
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,22 @@ def test_those_of_a_user_that_wait_to_be_opened_are_few(house: House) -> None:
     assert len(house.registry) == 3
 
 
+def test_what_came_in_time_is_read_before_the_deadline_counts(house: House) -> None:
+    """A tick that finds the deadline passed may come before what the client sent is read, where
+    the process was stopped for a while: only the next one closes the connection.
+    """
+    quick, silent = Visitor(house), Visitor(house)
+    late = time.time() + 60
+    for each in (quick, silent):
+        each.session.on_deadline(late)
+        assert each.peer.closes == []
+    quick.session.identify(person())
+    silent.session.on_deadline(late)
+    house.answer()
+    assert silent.peer.closes == [(4504, "NOT_AUTHENTICATED")]
+    assert quick.heard == ["connection.established"]
+
+
 def test_who_waits_is_told_of_the_end_of_its_token_when_it_is_opened(house: House) -> None:
     """The notice falls due before NATS has answered: it comes behind the opening."""
     visitor = Visitor(house, person(lifetime=20))
