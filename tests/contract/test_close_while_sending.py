@@ -171,8 +171,9 @@ def sends(data: bytes) -> Callable[[str], Sender]:
 def trickles(url: str, seconds: float, token: str) -> Sender:
     """Send a frame so slowly that no message and no other sign of life comes."""
     sender = Sender(url, token)
-    frame = masked(TEXT, b"x" * 200_000)
-    pieces = [frame[at : at + 2000] for at in range(0, len(frame), 2000)]
+    frame = masked(TEXT, b"x" * (200_000 if token else 10_000))  # a stranger may not send more
+    size = len(frame) // 100
+    pieces = [frame[at : at + size] for at in range(0, len(frame), size)]
     for piece in pieces:
         sender.write(piece)
         time.sleep(seconds / len(pieces))
@@ -222,7 +223,7 @@ WAYS: Final[dict[CloseCode, Callable[[str], Sender]]] = {
     codes.REVOKED: leaves({"revoke": True}),
     codes.REPLACED: replaced,
     codes.TOO_MANY_ERRORS: sends(masked(TEXT, b"{}") * 25),
-    codes.NOT_AUTHENTICATED: lambda url: trickles(url, 2, ""),
+    codes.NOT_AUTHENTICATED: lambda url: trickles(url, 4, ""),
 }
 """What brings each close about. A fault of ours (1011) and a slow client (4002) close as 4003."""
 
