@@ -350,7 +350,8 @@ class Bridge:
                 log.warning("the JWKS URL does not answer yet; tokens wait for it")
             # 4. Clients.
             url = await self._server.start(listeners)
-        except BrokerUnavailable as problem:
+        except (BrokerUnavailable, StartError) as problem:
+            await self._server.stop()
             for listener in listeners:
                 listener.close()
             await self._connection.close()

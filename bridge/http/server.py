@@ -125,13 +125,14 @@ class HttpServer:
             listener.setblocking(False)
         except OSError as problem:
             listener.close()
-            told = (problem.strerror or str(problem)).lower()
-            raise StartError(f"port {port} on {host}: {told}") from problem
+            raise self._taken(problem) from problem
         return listener
 
     async def start(self, listener: socket.socket) -> str:
         """Listen; returns the base URL. What uvicorn does at its start, but with a listener of our
         own.
+
+        Raises :class:`StartError` where another listens there by now: Linux lets several bind.
         """
         server, config = self._server, self._server.config
         server.lifespan = config.lifespan_class(config)
@@ -150,7 +151,10 @@ class HttpServer:
             config.ssl,
             self._settings.handshake_timeout,
         )
-        self._acceptor.start()
+        try:
+            self._acceptor.start()
+        except OSError as problem:
+            raise self._taken(problem) from problem
         self._serving = asyncio.get_running_loop().create_task(server.main_loop())
         host, port = listener.getsockname()[:2]
         scheme = "https" if config.ssl else "http"
@@ -166,6 +170,10 @@ class HttpServer:
         await self._server.shutdown()
         await self._serving
         self.pending.clear()  # handshakes of TLS, which uvicorn does not know of
+
+    def _taken(self, problem: OSError) -> StartError:
+        host, port = self._place
+        return StartError(f"port {port} on {host}: {(problem.strerror or str(problem)).lower()}")
 
     def _max_body(self, api: FastAPI, most: int, scope: Mapping[str, Any]) -> int:
         # The application reads a body before it looks at the token.

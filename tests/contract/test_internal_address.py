@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from tests.support.bridge import BridgeProcess, StartBridge
+from tests.support.bridge import BridgeProcess, StartBridge, delete_stream
 from tests.support.clients import Clients, http, mint, new_user
 
 INTERNAL = re.compile(r"internal address: (http://\S+)")
@@ -113,3 +113,18 @@ async def test_a_taken_internal_port_is_told(
         process = BridgeProcess(bridge.nats_url, {"BRIDGE_INTERNAL_PORT": str(port)})
         assert await asyncio.to_thread(process.wait, 20) == 2
     assert f"port {port} on 127.0.0.1: address already in use" in process.output
+
+
+async def test_both_addresses_at_one_port(bridge: BridgeProcess) -> None:
+    """Linux lets both take it, and refuses the second when it listens: told in the same way, and
+    nothing of the bridge stays behind, although it has been at NATS by then.
+    """
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = str(found.getsockname()[1])
+    settings = {"BRIDGE_PORT": port, "BRIDGE_INTERNAL_PORT": port}
+    process = BridgeProcess(bridge.nats_url, settings)
+    assert await asyncio.to_thread(process.wait, 20) == 2, process.output
+    assert f"bridge: port {port} on 127.0.0.1: address already in use" in process.output
+    assert "Traceback" not in process.output
+    delete_stream(bridge.nats_url, process.settings["BRIDGE_STREAM"])
