@@ -102,6 +102,11 @@ class Control:
             )
         self._listens_on = client
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether other replicas, if there are any, can't be asked now."""
+        return not self._connection.is_up
+
     async def ask_all(self, operation: str, args: dict[str, Any]) -> list[Any]:
         """Do it here and have every other replica do it; return the results, this one's first.
 

@@ -176,6 +176,15 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         observer: Observer = request.app.state.observer
         observer.administrator(action, who.user_id, address_of(request), **what)
 
+    def whole() -> None:
+        if control.is_alone:
+            # What is said of every replica would not be true.
+            raise HTTPException(
+                status.HTTP_503_SERVICE_UNAVAILABLE,
+                "NATS is away: done on this replica, and no other was asked",
+                headers={"Retry-After": "5"},
+            )
+
     @routes.get("/stats", summary="Counts of this replica")
     async def stats(_: Admin) -> dict[str, Any]:
         return success(administration.stats())
@@ -189,6 +198,7 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         for found in await control.ask_all("connection", {"id": connection_id}):
             if found is not None:
                 return success(found)
+        whole()
         raise HTTPException(status.HTTP_404_NOT_FOUND, "Connection not found")
 
     @routes.delete("/connections/{connection_id}", summary="Send one connection away (4003)")
@@ -196,6 +206,7 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         closed = any(await control.ask_all("close", {"id": connection_id}))
         told(request, "close connection", who, target=cut(connection_id), closed=int(closed))
         if not closed:
+            whole()
             raise HTTPException(status.HTTP_404_NOT_FOUND, "Connection not found")
         return success({"connection_id": connection_id, "closed": True})
 
@@ -218,6 +229,7 @@ def router(administration: Administration, control: Control, limits: LimitSettin
         closed = await control.ask_all("disconnect", {"user": user_id, "revoke": revoke})
         action = "revoke user" if revoke else "disconnect user"
         told(request, action, who, target=cut(user_id), closed=sum(closed))
+        whole()
         return success({"user_id": user_id, "connections_closed": sum(closed), "revoked": revoke})
 
     @routes.post("/broadcast", summary="A message for every connection, on every replica")

@@ -142,6 +142,32 @@ async def test_idle_stop_is_quick(start_bridge: StartBridge) -> None:
     assert time.monotonic() - before < 5
 
 
+async def test_what_other_replicas_were_not_asked_is_not_said_to_be_done(
+    own_nats_server: NatsServer, start_bridge: StartBridge
+) -> None:
+    """While NATS is away a revocation holds on this replica alone, and a connection may be that of
+    another one: 503.
+    """
+    bridge = start_bridge(own_nats_server.url)
+    admin = mint("admin", role="admin")
+    async with Clients(bridge.url) as clients, http(bridge.url, admin) as client:
+        revoked = await clients.join()
+        await asyncio.to_thread(own_nats_server.stop, kill=True)
+        deadline = time.monotonic() + 10
+        while (await client.get("/readyz")).status_code == 200:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        answer = await client.get("/ws/connections/unknown")
+        assert answer.status_code == 503, answer.text
+        answer = await client.delete("/ws/connections/unknown")
+        assert answer.status_code == 503, answer.text
+        path = f"/ws/users/{revoked.user}/disconnect"
+        answer = await client.post(path, json={"revoke": True})
+        assert answer.status_code == 503, answer.text
+        assert "no other was asked" in answer.json()["detail"]
+        await revoked.expect_close(codes.REVOKED)
+
+
 async def test_frozen_nats(own_nats_server: NatsServer, start_bridge: StartBridge) -> None:
     """A broker that holds its connections and answers nothing is not taken for a good one."""
     bridge = start_bridge(own_nats_server.url, BRIDGE_NATS_TIMEOUT="1")
