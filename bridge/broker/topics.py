@@ -166,7 +166,7 @@ class Topics:
     def _let_go(self, topic: _Topic, now: float) -> None:
         # They are in the order in which they were given back.
         due = takewhile(lambda item: item[1] <= now, topic.idle.items())
-        gone = [resource for resource, _ in islice(due, self._room)]
+        gone = [resource for resource, _ in islice(due, max(0, self._room))]
         self._room -= len(gone)
         for resource in gone:
             del topic.idle[resource]

@@ -119,6 +119,26 @@ def test_thousands_are_left_over_several_ticks(scene: Scene, switches: bool) -> 
     assert scene.nats.subjects == ([WIDE] if switches else [])
 
 
+def test_types_that_have_no_room_in_a_tick_wait_for_the_next(scene: Scene) -> None:
+    """Two that switch may take more than there is; the one behind them is left a tick later."""
+    switching = ("upload.completed", "upload.error")
+    many = [str(number) for number in range(AT_A_TIME)]
+    for event_type in switching:
+        for resource in many:
+            scene.topics.hold(event_type, resource, scene.receive)
+    scene.hold("1")
+    scene.pass_time(0.5)
+    for event_type in switching:
+        scene.topics.hold(event_type, "*", scene.receive)
+    for _ in range(4):
+        scene.answer()
+    scene.topics.release(TYPE, "1")
+    scene.nats.now += SETTLE
+    scene.topics.tick()  # both are due in it
+    scene.pass_time(LINGER + SETTLE + 2)
+    assert scene.nats.subjects == [f"live.*.topic.{each}.*" for each in switching]
+
+
 def test_nothing_is_left_when_nobody_holds_anything(scene: Scene) -> None:
     """Both ways end after their linger."""
     scene.hold("*", "1")
