@@ -99,7 +99,7 @@ def decode_id(token: str) -> str:
 
 def is_token(token: str) -> bool:
     """Whether this can stand as the resource of a subject: an encoded id, or ``-``."""
-    if token == NO_RESOURCE:
+    if token == NO_RESOURCE or (len(token) <= MAX_ID_BYTES and _PLAIN.fullmatch(token)):
         return True
     if not _ENCODED.fullmatch(token):
         return False

@@ -86,22 +86,11 @@ class Rules:
             tuple(_parse(text, user) for text in allow), tuple(_parse(text, user) for text in deny)
         )
 
-    def scope(self, event_type: str) -> Scope:
-        """Work out what of one type is permitted."""
-        excluded = set()
-        for pattern in self.deny:
-            if pattern.matches_type(event_type):
-                if pattern.resource == ANY:
-                    return NOTHING
-                excluded.add(pattern.resource)
-        only = set()
-        for pattern in self.allow:
-            if pattern.matches_type(event_type):
-                if pattern.resource == ANY:
-                    return Scope(True, excluded=frozenset(excluded)) if excluded else EVERYTHING
-                only.add(pattern.resource)
-        only -= excluded
-        return Scope(False, frozenset(only)) if only else NOTHING
+    def scopes(self, event_types: Iterable[str]) -> dict[str, Scope]:
+        """Work out what of these types is permitted."""
+        # Hundreds of patterns name few types: it is looked for those, and not pattern by pattern.
+        allow, deny = _by_type(self.allow), _by_type(self.deny)
+        return {name: _scope(name, allow, deny) for name in event_types}
 
     def permits(self, name: str, resource: str) -> bool:
         """Whether some pattern allows this and none denies it; ``resource`` is a token."""
@@ -112,6 +101,29 @@ class Rules:
     def to_json(self) -> dict[str, list[str]]:
         """Return the form of a claim's part, with ``{user_id}`` filled in."""
         return {"allow": [str(each) for each in self.allow], "deny": [str(d) for d in self.deny]}
+
+
+def _by_type(patterns: Iterable[Pattern]) -> dict[Pattern, set[str]]:
+    """Return the resources of each type, as a pattern without one, that patterns name."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for each in patterns:
+        found.setdefault((each.domain, each.action), set()).add(each.resource)
+    return {Pattern(*names): resources for names, resources in found.items()}
+
+
+def _scope(
+    event_type: str, allow: Mapping[Pattern, set[str]], deny: Mapping[Pattern, set[str]]
+) -> Scope:
+    only, excluded = (
+        set[str]().union(*(some for each, some in rules.items() if each.matches_type(event_type)))
+        for rules in (allow, deny)
+    )
+    if ANY in excluded:
+        return NOTHING
+    if ANY in only:
+        return Scope(True, excluded=frozenset(excluded)) if excluded else EVERYTHING
+    only -= excluded
+    return Scope(False, frozenset(only)) if only else NOTHING
 
 
 def _parse(text: str, user: str | None) -> Pattern:
@@ -138,7 +150,7 @@ class Grants:
     def __init__(self, subscribe: Rules, command: Rules, catalogue: Catalogue) -> None:
         self.subscribe: Final = subscribe
         self.command: Final = command
-        self._scopes: Final = {name: subscribe.scope(name) for name in catalogue.types}
+        self._scopes: Final = subscribe.scopes(catalogue.types)
         self.unrestricted: Final = all(each is EVERYTHING for each in self._scopes.values())
         """True when nothing of the catalogue is withheld: no event needs a check."""
 

@@ -136,7 +136,7 @@ def _apply(session: Session, effect: Effect, identity: Identity) -> None:
             _ask(session, effect, identity)
         case Renew(message):
             session.refreshes += 1
-            session.env.spawn(_renew(session, message, identity, session.refreshes))
+            _renew(session, message, identity, session.refreshes)
         case Nothing():
             session.errors_in_row = 0
 
@@ -218,25 +218,50 @@ async def _command(session: Session, effect: Ask, identity: Identity) -> None:
         session.send(reply)
 
 
-async def _renew(session: Session, message: AuthRefresh, before: Identity, number: int) -> None:
-    refused = later = ""
+def _renew(session: Session, message: AuthRefresh, before: Identity, number: int) -> None:
+    # Here and not in a task: a token with many grants takes a while, of this message's share.
+    checked: Identity | TokenError
     try:
-        identity = await session.env.verify(message.data.token)
-        if identity.user_id != before.user_id:
-            refused = "the token is another user's"
-        elif session.env.is_revoked(identity):
-            refused = "the token is revoked"
-    except (KeyNeeded, NotYetValid) as problem:
-        later = problem.reason
+        checked = session.env.verify(message.data.token)
+    except KeyNeeded:
+        session.env.spawn(_renew_later(session, message, before, number))
+        return
     except TokenError as problem:
-        refused = problem.reason
-    if session.state is not State.OPEN:
-        return
-    if later:
+        checked = problem
+    _renewed(session, message, before, number, checked)
+
+
+async def _renew_later(
+    session: Session, message: AuthRefresh, before: Identity, number: int
+) -> None:
+    checked: Identity | TokenError
+    try:
+        checked = await session.env.verify_or_fetch(message.data.token)
+    except TokenError as problem:
+        checked = problem
+    if session.state is State.OPEN:
+        _renewed(session, message, before, number, checked)
+
+
+def _renewed(
+    session: Session,
+    message: AuthRefresh,
+    before: Identity,
+    number: int,
+    checked: Identity | TokenError,
+) -> None:
+    if isinstance(checked, KeyNeeded | NotYetValid):
         # The token may be good: a client that takes this for a refusal would sign its user out.
-        session.send(error(ErrorCode.SERVICE_UNAVAILABLE, later, reply_to=message.id))
+        session.send(error(ErrorCode.SERVICE_UNAVAILABLE, checked.reason, reply_to=message.id))
         return
-    if refused:
+    refused = ""
+    if isinstance(checked, TokenError):
+        refused = checked.reason
+    elif checked.user_id != before.user_id:
+        refused = "the token is another user's"
+    elif session.env.is_revoked(checked):
+        refused = "the token is revoked"
+    if isinstance(checked, TokenError) or refused:
         _refuse(session, error(ErrorCode.TOKEN_INVALID, refused, reply_to=message.id))
         return
     session.errors_in_row = 0
@@ -254,7 +279,7 @@ async def _renew(session: Session, message: AuthRefresh, before: Identity, numbe
             session.send(_refreshed(session.identity, [], message.id))
             return
         try:
-            _go_on_as(session, identity, message.id)
+            _go_on_as(session, checked, message.id)
         except Exception:
             session.fail()
 

@@ -553,7 +553,7 @@ class Session:
             self.env.failed_handshake(self.intro.address)
             self.close(codes.NOT_AUTHENTICATED)
             return
-        self.identify_later(self.env.verify(message.data.token), message.id)
+        self.identify_later(self.env.verify_or_fetch(message.data.token), message.id)
 
 
 def close_code_of(problem: BridgeError) -> CloseCode:

@@ -50,8 +50,10 @@ class Surroundings:
     registry: Registry
     rates: SlidingWindow
     units: Units
-    verify: Callable[[str], Awaitable[Identity]]
-    """Takes a token; raises :class:`TokenError`."""
+    verify: Callable[[str], Identity]
+    """Takes a token; raises :class:`TokenError`, :class:`KeyNeeded` where its key is not here."""
+    verify_or_fetch: Callable[[str], Awaitable[Identity]]
+    """The same, and gets the key."""
     is_revoked: Callable[[Identity], bool]
     ask: Callable[[Ask, Identity], Awaitable[Reply]]
     """Takes a command to its service and returns what to answer the client."""

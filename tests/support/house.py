@@ -18,7 +18,7 @@ from bridge.broker.topics import Topics
 from bridge.delivery.hub import Hub
 from bridge.delivery.outbox import Flush
 from bridge.identity.grants import GrantPolicy
-from bridge.identity.tokens import Identity
+from bridge.identity.tokens import Identity, KeyNeeded
 from bridge.limits.budget import Budget
 from bridge.limits.rates import SlidingWindow
 from bridge.limits.share import Share
@@ -141,7 +141,8 @@ class House:
             registry=self.registry,
             rates=SlidingWindow(100, 60),
             units=Units(limits.subscription_units, limits.rate_limit_window, clock),
-            verify=self._verify,
+            verify=self._no_key,
+            verify_or_fetch=self._verify,
             is_revoked=lambda identity: False,
             ask=self._ask,
             failed_handshake=self._fail,
@@ -159,6 +160,9 @@ class House:
     def _fail(self, address: str) -> bool:
         self.failed.append(address)
         return True
+
+    def _no_key(self, token: str) -> Identity:
+        raise KeyNeeded(None)
 
     async def _verify(self, token: str) -> Identity:
         return person(token)

@@ -321,7 +321,7 @@ def test_of_two_refreshes_at_once_the_last_counts() -> None:
             await _Turn()
         return person("1", lifetimes[token])
 
-    house.env = replace(house.env, verify=verify)
+    house.env = replace(house.env, verify_or_fetch=verify)
     visitor = Visitor(house, person())
     house.answer()
     visitor.say("auth.refresh", "a", token="slow")
