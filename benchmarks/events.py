@@ -86,8 +86,9 @@ class Mint:
             pad = b',"pad":"%s"' % (b"x" * missing)
             payload = payload[:stamp_end] + pad + payload[stamp_end:]
         headers = (
-            f"NATS/1.0\r\nNats-Msg-Id: {event_id}\r\nBridge-Schema: {event_type}@1\r\n"
-            f"traceparent: {_TRACE}\r\nNats-Stream: EVENTS\r\nNats-Subject: events.{tail}\r\n"
+            f"NATS/1.0\r\ntraceparent: {_TRACE}\r\nNats-Msg-Id: {event_id}\r\n"
+            f"Bridge-Schema: {event_type}@1\r\n"
+            f"Nats-Stream: EVENTS\r\nNats-Subject: events.{tail}\r\n"
             f"Nats-Sequence: {sequence}\r\nNats-Time-Stamp: 2026-01-08T10:30:00.123456789Z\r\n"
             f"Nats-Last-Sequence: {self._last.get(tail, 0)}\r\n\r\n"
         ).encode()

@@ -87,21 +87,19 @@ class EventType:
             event = self._check(payload)
         except ValidationError as error:
             raise event_error(error, payload) from None
-        if resource is ...:
-            return
         name = self._resource
         if name is None:
-            if resource is not None:
-                raise EventError(
-                    RejectReason.RESOURCE_MISMATCH, "is about nothing, so its subject ends in -"
-                )
-            return
-        data: Any = event["data"]
-        # A model with validators of its own is not a plain object.
-        if (data[name] if type(data) is dict else getattr(data, name)) != resource:
-            raise EventError(
-                RejectReason.RESOURCE_MISMATCH, "disagrees with the subject", f"data.{name}"
-            )
+            about = None
+        else:
+            data: Any = event["data"]
+            # A model with validators of its own is not a plain object.
+            about = data[name] if type(data) is dict else getattr(data, name)
+        if about != resource and resource is not ...:
+            if name is None:
+                told = "is about nothing, so its subject ends in -"
+                raise EventError(RejectReason.RESOURCE_MISMATCH, told)
+            told = "disagrees with the subject"
+            raise EventError(RejectReason.RESOURCE_MISMATCH, told, f"data.{name}")
 
 
 class Catalogue:

@@ -16,8 +16,14 @@ from bridge.delivery.frames import cursor_frame, text_frame
 from bridge.delivery.lost import Lost, lost_frame
 from bridge.delivery.order import REMEMBERED, StreamOrder
 from bridge.delivery.outbox import Flush
-from bridge.delivery.publisher_headers import Schemas, traced
-from bridge.delivery.republished import BEFORE, MAX_DIGITS, SEQUENCE, TIME, Place, Republished
+from bridge.delivery.publisher_headers import (
+    TRACE_FIRST,
+    TRACE_FLAG,
+    UNSAMPLED,
+    Schemas,
+    traced,
+)
+from bridge.delivery.republished import BEFORE, MAX_DIGITS, NUMBERED, TIME, Place, Republished
 from bridge.delivery.routes import DirectRoute, TopicRoute, Types
 from schemas.catalogue import Catalogue, EventType
 from schemas.codes import RejectReason
@@ -79,6 +85,7 @@ class Hub:
         self._known: Final = frozenset(name.encode() for name in catalogue.types)
         self._sent: Final = f"{subjects.root(Root.SERVICE)}.".encode()
         self._stored: Final = f"{subjects.root(Root.STREAM)}.".encode()
+        self._stored_length: Final = len(self._stored)
         # One byte tells the two apart, and the whole is looked at then.
         pairs = zip(self._sent, self._stored, strict=False)
         self._mark: Final = next(at for at, (one, two) in enumerate(pairs) if one != two)
@@ -125,18 +132,19 @@ class Hub:
         """
         if subject[self._mark] == self._marks_stored:
             # The lines that end nearly all that comes, see Republished.
-            own, found, tail = headers.rpartition(self._line)
+            rest = subject[self._stored_length :]
+            own, found, tail = headers.rpartition(self._line + rest + NUMBERED)
             try:
-                rest, numbered, time, last_line, _, _ = tail.split(b"\r\n")
+                sequence, time, last_line, _, _ = tail.split(b"\r\n")
             except ValueError:
                 found = b""
             if (
                 found
-                and subject == self._stored + rest
-                and (sequence := numbered.removeprefix(SEQUENCE)).isdigit()
+                and sequence.isdigit()
                 and time > TIME  # none of the other lines is
                 and (before := last_line.removeprefix(BEFORE)).isdigit()
                 and len(sequence) <= MAX_DIGITS
+                and subject.startswith(self._stored)
             ):
                 pass
             elif (place := self._place(subject, headers, payload)) is not None:
@@ -185,18 +193,22 @@ class Hub:
         try:
             if event_type is None:
                 raise self._unknown(route.types, name)
-            # Nearly every resource is plain characters up to its end, which stand for themselves.
-            if resource.lstrip(_PLAIN) or resource == b"-" or len(resource) > MAX_ID_BYTES:
-                token = resource.decode("utf-8", "replace")
+            # Nearly every resource is plain characters, which stand for themselves.
+            token = resource.decode("utf-8", "replace")
+            about: str | None = token
+            if len(resource) > MAX_ID_BYTES or not (
+                resource.isalnum() or (resource != b"-" and not resource.strip(_PLAIN))
+            ):
                 about = _resource_id(token)
-            else:
-                about = token = resource.decode()
             text = payload
             if own:
                 # What the SDK writes ends so, and longer it is only within a trace.
                 if own.endswith(event_type.schema_lines):
                     event_type.published += 1
-                    if len(own) > event_type.usual:
+                    # Where the trace comes first, one that is not sampled costs a look at it.
+                    if len(own) > event_type.usual and not (
+                        own[TRACE_FLAG] in UNSAMPLED and own.startswith(TRACE_FIRST)
+                    ):
                         text = traced(own, payload)
                 else:
                     text = self.schemas.read(own, payload, event_type)

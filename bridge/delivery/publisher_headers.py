@@ -17,15 +17,16 @@ MAX_VERSIONS: Final = 8
 """Versions of one type that are counted apart; the others count together."""
 MAX_VERSION_DIGITS: Final = 6
 
-_FIRST: Final = b"NATS/1.0\r\ntraceparent: 00-"
-_FLAG: Final = len(_FIRST) - len("00-") + LENGTH - 1
+TRACE_FIRST: Final = b"NATS/1.0\r\ntraceparent: 00-"
+"""How a header block begins in which a carrier has put the trace first, as the SDK does."""
+TRACE_FLAG: Final = len(TRACE_FIRST) - len("00-") + LENGTH - 1
+"""Where the last digit of its flags is then."""
+UNSAMPLED: Final = frozenset(b"".join(NOT_SAMPLED))
+"""What that digit is in a trace that is not sampled, as a byte."""
 
 
 def traced(headers: bytes, payload: bytes) -> bytes:
     """Return an event's text with the trace of its headers, where that is sampled."""
-    # Where a carrier puts it first, what is not sampled costs a look at the flags.
-    if headers.startswith(_FIRST) and headers[_FLAG : _FLAG + 1] in NOT_SAMPLED:
-        return payload
     traceparent = sampled(headers, headers.lower())
     return splice_traceparent(payload, traceparent) if traceparent else payload
 

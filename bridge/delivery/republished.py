@@ -21,6 +21,7 @@ MAX_DIGITS: Final = 20
 """A stream's sequence is an unsigned 64-bit number."""
 
 SEQUENCE: Final = b"Nats-Sequence: "
+NUMBERED: Final = b"\r\n" + SEQUENCE
 TIME: Final = b"Nats-Time-Stamp: "
 BEFORE: Final = b"Nats-Last-Sequence: "
 
@@ -71,5 +72,5 @@ class Republished:
 
 def sequence_of(headers: bytes) -> int:
     """Return the sequence of an event whose headers were taken for the stream's; 0 without any."""
-    start = headers.rfind(b"\r\n" + SEQUENCE) + 2 + len(SEQUENCE)
+    start = headers.rfind(NUMBERED) + len(NUMBERED)
     return int(headers[start : headers.find(b"\r", start)]) if headers else 0
