@@ -161,7 +161,7 @@ class Bridge:
         self._replay_budget: Final = Budget(
             limits.replay_messages, limits.rate_limit_window, loop.time
         )
-        self._turns: Final = Turns()
+        self._turns: Final = Turns(is_light=self._replay_budget.is_light)
         self._recent: Final = Recent(
             self._history,
             subjects.root(Root.EVENTS),

@@ -31,7 +31,7 @@ class Reads:
     def __init__(self, history: History, budget: Budget) -> None:
         self._history: Final = history
         self._budget: Final = budget
-        self._slots: Final = FairSlots(AT_ONCE)
+        self._slots: Final = FairSlots(AT_ONCE, kept=1, is_light=budget.is_light)
 
     def of(self, user: str, upto: int) -> UserReads:
         """Return what reads for this user; ``upto`` is where the stream ends."""

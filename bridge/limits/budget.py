@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+LIGHT: Final = 0.9
+"""What is left, as a share of all, of those who have spent little."""
+
 
 class Budget:
     """The budget of each key: ``most`` at once, and as much again in each ``window`` seconds."""
@@ -30,6 +33,10 @@ class Budget:
             return self._most
         left, at = found
         return min(self._most, left + (self._clock() - at) * self._rate)
+
+    def is_light(self, key: str) -> bool:
+        """Whether this one has spent little of late."""
+        return self.left(key) >= LIGHT * self._most
 
     def spend(self, key: str, cost: float) -> None:
         """Take this off, also where there is less."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from bridge.broker.fair import FairSlots
@@ -22,8 +23,9 @@ class Turns:
     other.
     """
 
-    def __init__(self, most: int = 16) -> None:
-        self.reading: Final = FairSlots(most)
+    def __init__(self, most: int = 16, *, is_light: Callable[[str], bool] = lambda _: True) -> None:
+        """``is_light`` tells of a user whether little was read for it of late."""
+        self.reading: Final = FairSlots(most, kept=most // 4, is_light=is_light)
         self.writing: Final = asyncio.Lock()
         self.under_way: Final[set[Needy]] = set()
         """Replays that are not through yet, but for those that wait for a slow client."""

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -33,11 +33,16 @@ MOST_CPU: Final = 1.0
 """Seconds of nats-server's CPU that any one message may cost."""
 MOST_STALL: Final = 0.05
 """Seconds of CPU that an iteration of the bridge's loop may take."""
+SLOWLY: Final = 120_000
+"""Events that are read slowly."""
+MOST_EACH: Final = 12e-6
+"""Seconds of nats-server's CPU that each may cost: it takes 7 to read one, and 2 to send it."""
 BUSY: Final = 2.0
 """How much more CPU time the same takes on a machine whose cores are shared by many."""
 TURBULENCE: Final = 8.0
 """Seconds for which all users do what they can."""
 
+EVERYTHING = ["upload.*", "review.*"]
 ABSENT = [f"upload.completed.absent{n}" for n in range(16)]
 MANY_ABSENT = [f"*.*.absent{n}" for n in range(85)]
 FEW_RARE = [f"upload.completed.r{2 * n}" for n in range(12)]
@@ -104,13 +109,14 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    """All of it, filled."""
+    """All of it, filled; its parameter is more settings."""
     if request.config.getoption("--nats") == "container":
         pytest.skip("the CPU time of a container's process is not read here")
     server = EmbeddedNats(tmp_path / "nats")
     server.start()
     try:
-        bridge = TimedBridge(server.url, {"BRIDGE_LOG_LEVEL": "info"})
+        settings = {"BRIDGE_LOG_LEVEL": "info", **getattr(request, "param", {})}
+        bridge = TimedBridge(server.url, settings)
         bridge.wait_ready()
         fill(server.url, bridge.subjects.root(Root.EVENTS))
         yield Scene(server, bridge)
@@ -168,25 +174,41 @@ async def test_one_message(scene: Scene, figure: Figure) -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_everything_waits_for_its_budget(scene: Scene, figure: Figure) -> None:
-    """Who asks for all of a stream that is larger than the budget gets that much at once, and the
-    rest as time passes; meanwhile another resumes at once.
+@pytest.mark.parametrize("scene", [{"BRIDGE_REPLAY_MESSAGES": "20000"}], indirect=True)
+async def test_everything_waits_for_its_budget(scene: Scene) -> None:
+    """Who asks for all of a stream that is larger than the budget gets that much as fast as it
+    reads, and the rest as time passes; meanwhile another resumes at once.
     """
     async with Clients(scene.bridge.url) as clients:
         await scene.quiet()
         async with joined(clients) as (client, beginning):
-            before = scene.cpu
-            events = ["upload.*", "review.*"]
-            await client.send("subscribe", {"events": events, "cursor": beginning})
+            began = time.monotonic()
+            await client.send("subscribe", {"events": EVERYTHING, "cursor": beginning})
             await client.expect("subscription.acknowledged")
-            count = 0
-            with suppress(AssertionError):
-                while (await client.receive(1.0)).get("cursor"):
-                    count += 1
-            figure(f"{count} events at once, {scene.cpu - before:.2f} s of nats-server's CPU")
-            assert 90_000 <= count <= 125_000
-            assert await resume(clients, beginning) < 2.0
+            for count in range(1, 25_000):
+                assert (await client.receive(30.0)).get("cursor")
+                assert count <= 21_000 + 20_000 / 60 * (time.monotonic() - began)
+            assert await resume(clients, beginning.replace("-0", f"-{STORED - 100}")) < 2.0
             assert (await client.receive(30.0)).get("cursor"), "it goes on"
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("scene", [{"BRIDGE_REPLAY_MESSAGES": "1000000"}], indirect=True)
+async def test_a_slow_reader_is_read_for_once(scene: Scene, figure: Figure) -> None:
+    """However often a replay pauses for its client, nats-server reads each stored event once."""
+    async with Clients(scene.bridge.url) as clients:
+        await scene.quiet()
+        async with joined(clients) as (client, beginning):
+            before = scene.cpu
+            await client.send("subscribe", {"events": EVERYTHING, "cursor": beginning})
+            await client.expect("subscription.acknowledged")
+            for count in range(SLOWLY):
+                assert (await client.receive(30.0)).get("cursor")
+                if count % 1000 == 0:
+                    await asyncio.sleep(0.05)
+            each = (scene.cpu - before) / SLOWLY
+        figure(f"{1e6 * each:.1f} µs of nats-server's CPU for each event")
+        assert each <= BUSY * MOST_EACH
 
 
 async def resume(clients: Clients, cursor: str) -> float:

@@ -28,11 +28,46 @@ def test_each_user_is_next_once_in_a_round() -> None:
     assert order[1:4] == ["greedy", "b", "c"]
 
 
+def test_who_asks_for_little_goes_first() -> None:
+    """Some slots are never held by those who ask for much, and a newcomer is before all of them;
+    one in four goes to them, so that a crowd of newcomers does not keep them waiting for good.
+    """
+
+    async def run() -> list[str]:
+        slots, order = FairSlots(4, kept=1, is_light=lambda key: key.startswith("new")), list[str]()
+        ends = asyncio.Event()
+
+        async def keep(key: str) -> None:
+            async with slots.slot(key):
+                order.append(key)
+                await ends.wait()
+
+        held = [asyncio.create_task(keep(f"heavy{number}")) for number in range(20)]
+        await asyncio.sleep(0)
+        assert len(order) == 3
+        async with asyncio.timeout(1):
+            for number in range(5):
+                await _hold(slots, f"new{number}", order)
+        assert slots.is_wanted
+        del order[:]
+        crowd = [asyncio.create_task(_hold(slots, f"new{n}", order)) for n in range(100)]
+        await asyncio.sleep(0)
+        ends.set()
+        await asyncio.gather(*held, *crowd)
+        assert not slots.is_wanted
+        return order
+
+    order = asyncio.run(run())
+    assert len(order) == 117
+    assert order[-1].startswith("new")
+    assert [key for key in order if key.startswith("heavy")] == [f"heavy{n}" for n in range(3, 20)]
+
+
 def test_no_slot_is_lost_by_who_gives_up_waiting() -> None:
     """Cancelled before its turn or just as it comes, one after the other: the slots are there."""
 
     async def run() -> None:
-        slots, order = FairSlots(2), list[str]()
+        slots, order = FairSlots(2, kept=1, is_light=lambda key: key != "0"), list[str]()
         for late in range(5):
             tasks = [asyncio.create_task(_hold(slots, f"{n % 3}", order)) for n in range(9)]
             for _ in range(late):

@@ -33,3 +33,15 @@ def test_it_is_never_more_than_full_and_then_forgotten() -> None:
     assert budget.left("1") == 600
     budget.sweep()
     assert len(budget) == 0
+
+
+def test_who_has_spent_little_of_late_is_light() -> None:
+    """A tenth of the budget, and again when that was given back by time."""
+    now = 0.0
+    budget = Budget(600, 60, lambda: now)
+    budget.spend("1", 60)
+    assert budget.is_light("1")
+    budget.spend("1", 1)
+    assert not budget.is_light("1")
+    now = 1.0
+    assert budget.is_light("1")
