@@ -162,6 +162,7 @@ class Bridge:
             limits.replay_messages, limits.rate_limit_window, loop.time
         )
         self._turns: Final = Turns(is_light=self._replay_budget.is_light)
+        self._replay_budget.on_heavy = self._turns.reading.give
         self._recent: Final = Recent(
             self._history,
             subjects.root(Root.EVENTS),

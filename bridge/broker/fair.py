@@ -28,13 +28,13 @@ class _Line:
     def put(self, key: str, given: asyncio.Future[None]) -> None:
         self._waiting.setdefault(key, deque()).append(given)
 
-    def take(self) -> asyncio.Future[None]:
+    def take(self) -> tuple[str, asyncio.Future[None]]:
         key = next(iter(self._waiting))
         queue = self._waiting.pop(key)
         given = queue.popleft()
         if queue:
             self._waiting[key] = queue  # behind all others
-        return given
+        return key, given
 
     def forget(self, key: str, given: asyncio.Future[None]) -> None:
         queue = self._waiting.get(key)
@@ -51,12 +51,12 @@ class FairSlots:
         self, most: int, *, kept: int = 0, is_light: Callable[[str], bool] = lambda _: True
     ) -> None:
         """``kept`` of the slots are only for keys of which ``is_light`` says that they have asked
-        for little so far.
+        for little so far. So many more are given to those where all are held by others.
         """
-        self._free = most
-        self._room = most - kept
-        """Slots that those may have yet who ask for much."""
+        self._most: Final = most
+        self._kept: Final = kept
         self._is_light: Final = is_light
+        self._held: Final[list[str]] = []
         self._light: Final = _Line()
         self._heavy: Final = _Line()
         self._turn = 0
@@ -69,47 +69,44 @@ class FairSlots:
     @asynccontextmanager
     async def slot(self, key: str) -> AsyncIterator[None]:
         """Hold a slot during the block; waits for one."""
-        light = self._is_light(key)
-        await self._acquire(key, light)
-        try:
-            yield
-        finally:
-            self._release(light)
-
-    async def _acquire(self, key: str, light: bool) -> None:
-        line = self._light if light else self._heavy
+        line = self._light if self._is_light(key) else self._heavy
         given: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.put(key, given)
-        self._give()
-        if given.done():
-            return
+        self.give()
         try:
             await given
         except asyncio.CancelledError:
             if given.done() and not given.cancelled():
-                self._release(light)  # it was given and is not used
+                self._release(key)  # it was given and is not used
             else:
                 line.forget(key, given)
             raise
+        try:
+            yield
+        finally:
+            self._release(key)
 
-    def _release(self, light: bool) -> None:
-        self._free += 1
-        if not light:
-            self._room += 1
-        self._give()
-
-    def _give(self) -> None:
-        while self._free:
-            heavy = bool(self._heavy) and self._room > 0
-            if not (self._light or heavy):
+    def give(self) -> None:
+        """Give out what is free, also by what those who hold slots have asked for meanwhile."""
+        while self._light or self._heavy:
+            held = len(self._held)
+            light = sum(map(self._is_light, self._held))
+            to_light = bool(self._light) and (
+                held < self._most or (held < self._most + self._kept and light < self._kept)
+            )
+            to_heavy = (
+                bool(self._heavy) and held < self._most and held - light < self._most - self._kept
+            )
+            if not (to_light or to_heavy):
                 return
-            light = bool(self._light) and not (heavy and self._turn % HEAVY_TURN == 0)
-            given = (self._light if light else self._heavy).take()
-            if given.done():
-                continue
-            if self._light or self._heavy:
+            if to_light and to_heavy:
                 self._turn += 1
-            self._free -= 1
-            if not light:
-                self._room -= 1
-            given.set_result(None)
+                to_light = self._turn % HEAVY_TURN != 0
+            key, given = (self._light if to_light else self._heavy).take()
+            if not given.done():
+                self._held.append(key)
+                given.set_result(None)
+
+    def _release(self, key: str) -> None:
+        self._held.remove(key)
+        self.give()

@@ -20,6 +20,8 @@ class Budget:
         self._most: Final = most
         self._rate: Final = most / window
         self._clock: Final = clock
+        self.on_heavy: Callable[[], None] = lambda: None
+        """Told when somebody has no longer spent little."""
         self._left: Final[dict[str, tuple[float, float]]] = {}
         """What was left, and when; without the keys that have everything."""
 
@@ -40,7 +42,10 @@ class Budget:
 
     def spend(self, key: str, cost: float) -> None:
         """Take this off, also where there is less."""
+        was_light = self.is_light(key)
         self._left[key] = (self.left(key) - cost, self._clock())
+        if was_light and not self.is_light(key):
+            self.on_heavy()
 
     def wait(self, key: str) -> float:
         """Return after how many seconds there will be something to spend; 0 where there is."""

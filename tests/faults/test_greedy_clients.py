@@ -176,8 +176,8 @@ async def test_one_message(scene: Scene, figure: Figure) -> None:
 
 @pytest.mark.timeout(240)
 async def test_one_message_for_more_than_its_budget(scene: Scene, figure: Figure) -> None:
-    """So many rare resources that the whole stream is read for them, which is more than the budget
-    allows: nats-server reads half of it, and then no more than is given back by time.
+    """So many rare resources that reading them all costs more than the budget allows: nats-server
+    does a part of it, and then no more than is given back by time.
     """
     async with Clients(scene.bridge.url) as clients:
         await scene.quiet()

@@ -63,6 +63,35 @@ def test_who_asks_for_little_goes_first() -> None:
     assert [key for key in order if key.startswith("heavy")] == [f"heavy{n}" for n in range(3, 20)]
 
 
+def test_who_has_asked_for_much_since_keeps_no_newcomer_waiting() -> None:
+    """All slots were given to newcomers, who stay: another one has one of the kept ones as soon as
+    it is found out that they ask for much, and no more are given than that.
+    """
+
+    async def run() -> None:
+        heavy = set[str]()
+        slots = FairSlots(4, kept=1, is_light=lambda key: key not in heavy)
+        order, ends = list[str](), asyncio.Event()
+
+        async def keep(key: str) -> None:
+            async with slots.slot(key):
+                order.append(key)
+                await ends.wait()
+
+        tasks = [asyncio.create_task(keep(f"{number}")) for number in range(6)]
+        await asyncio.sleep(0)
+        assert len(order) == 4
+        heavy.update(order)
+        slots.give()
+        await asyncio.sleep(0)
+        assert order == ["0", "1", "2", "3", "4"]
+        ends.set()
+        await asyncio.gather(*tasks)
+        assert not slots.is_wanted
+
+    asyncio.run(run())
+
+
 def test_no_slot_is_lost_by_who_gives_up_waiting() -> None:
     """Cancelled before its turn or just as it comes, one after the other: the slots are there."""
 
