@@ -36,12 +36,17 @@ def test_it_is_never_more_than_full_and_then_forgotten() -> None:
 
 
 def test_who_has_spent_little_of_late_is_light() -> None:
-    """A tenth of the budget, and again when that was given back by time."""
-    now = 0.0
+    """A tenth of the budget, which is told when it is over; and again when that was given back by
+    time.
+    """
+    now, told = 0.0, list[bool]()
     budget = Budget(600, 60, lambda: now)
+    budget.on_heavy = lambda: told.append(budget.is_light("1"))
     budget.spend("1", 60)
     assert budget.is_light("1")
     budget.spend("1", 1)
+    budget.spend("1", 1)
+    assert told == [False]
     assert not budget.is_light("1")
     now = 1.0
     assert budget.is_light("1")
