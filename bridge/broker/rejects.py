@@ -23,7 +23,7 @@ from schemas.subjects import Subjects
 log = logging.getLogger(__name__)
 
 MAX_TOKENS: Final = 12
-MAX_TOKEN: Final = 128
+MAX_TOKEN: Final = 256
 """Most tokens of the subject under which an event is published again, and bytes of each:
 nats-server takes 4,096 for the whole line."""
 MAX_DETAIL: Final = 256

@@ -68,7 +68,8 @@ async def test_a_stored_event_is_delivered_up_to_the_byte(bridge: BridgeProcess)
             assert headers["Bridge-Reject-Reason"] == "TOO_LARGE"
             assert str(LIMIT - CURSOR_ROOM) in headers["Bridge-Reject-Detail"]
             marker = await bus.publish(address, root=Root.EVENTS)
-            await client.expect_event(marker)
+            [gap] = await client.until(marker)
+            assert gap["data"]["reason"] == "INVALID_EVENT"
             client.socket.transport.abort()
         for _ in range(2):
             async with strict(bridge, user, before) as client:

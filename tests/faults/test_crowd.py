@@ -14,8 +14,8 @@ from tests.support.faulty import FaultyBridge, World, eventually
 from tests.support.model import Wish
 
 CLIENTS = 30
-EVENTS = 20_000
-PADDING = 700
+EVENTS = 2_000
+PADDING = 7_000
 AT_ONCE = 100
 """How many there are, what is stored while they are away, and how much of that at a time, of which
 one is for all of them, and the rest each for somebody else who is not there.

@@ -24,6 +24,7 @@ class Echo:
 
     def __init__(self, connection: Socket) -> None:
         self._connection = connection
+        connection.known("echo")  # a stranger's messages are small
         connection.start(self)
 
     def on_message(self, data: bytes, is_text: bool) -> None:

@@ -162,7 +162,7 @@ def test_the_log_names_reason_type_and_source(caplog: pytest.LogCaptureFixture) 
         (b"p.live.service.all.x", "p.rejected.service.all.x"),
         (b"p.live.service.user.42.\xff.b.-", "p.rejected.service.user.42.=FF.b.-"),
         ("p.live.service.all.a.b.é *\t>".encode(), "p.rejected.service.all.a.b.=C3=A9=20=2A=09=3E"),
-        (b"p.live.service.user." + b"x" * 2_000, "p.rejected.service.user." + "x" * 128),
+        (b"p.live.service.user." + b"x" * 2_000, "p.rejected.service.user." + "x" * 256),
         (b"p.live.service.user" + b".x" * 1_000, "p.rejected.service.user" + ".x" * 8),
     ],
 )
