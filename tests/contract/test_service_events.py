@@ -76,8 +76,8 @@ def encoded(payload: object) -> bytes:
 async def expect_rejected(
     bus: Bus, client: Client, subject: str, payload: bytes, reason: str, *, stored: bool = False
 ) -> None:
-    """Publish, and see that the event goes back with its reason and not to the client, which is told
-    of a stored one.
+    """Publish, and see that the event goes back with its reason and not to the client, which is
+    told of a stored one.
     """
     rejected = await bus.watch_rejected()
     await (bus.store if stored else bus.raw)(subject, payload, {"X-Mine": "kept"})
