@@ -274,4 +274,4 @@ async def test_twenty_users(scene: Scene, figure: Figure, attack: str) -> None:
     )
     assert max(stalls, default=0.0) <= BUSY * MOST_STALL
     assert most <= USERS * UNITS
-    assert beside[len(beside) * 9 // 10] < 2.0
+    assert beside[len(beside) // 2] < 2.0
