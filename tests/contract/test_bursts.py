@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
+from bridge.sessions.intake import FIRST_PAUSE
 from schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.clients import Client, Clients, Message
@@ -89,12 +91,14 @@ async def test_refusals_do_not_make_an_error_of_a_client(start_bridge: StartBrid
 
 
 async def test_pings_of_the_protocol_are_slowed_down_too(bridge: BridgeProcess) -> None:
-    """A burst of several thousand WebSocket pings leaves the connection open."""
+    """A burst of several thousand WebSocket pings leaves the connection open, and waits."""
     async with Clients(bridge.url) as clients:
         client = await clients.join()
+        began = time.monotonic()
         for _ in range(3000):
             last = await client.socket.ping()
         await asyncio.wait_for(last, 10)
+        assert time.monotonic() - began >= FIRST_PAUSE
         await client.ping()
 
 
