@@ -11,7 +11,12 @@ from benchmarks.report.summary import Summary, Value, paired
 from benchmarks.scenarios.growth import WITH_SUBSCRIPTIONS, variant
 
 BRIDGE, OTHER = "bridge", "other"
-NAMES = {"cpu_us": "CPU per delivery", "p50_ms": "p50", "p99_ms": "p99"}
+NAMES = {
+    "cpu_us": "CPU per delivery",
+    "kib_per_connection": "KiB a connection",
+    "p50_ms": "p50",
+    "p99_ms": "p99",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +66,7 @@ RATIOS = (
     ("burst", "cpu_us", 1.05, OTHER, "cpu_us"),
     ("paced", "cpu_us", 1.05, OTHER, "cpu_us"),
     ("unicast", "cpu_us", 1.05, OTHER, "cpu_us"),
+    ("memory", "kib_per_connection", 1.05, OTHER, "kib_per_connection"),
     ("paced-unicast", "p50_ms", 1.5, "nats", "p50_ms"),
     ("paced-unicast", "p99_ms", 1.5, "nats", "p99_ms"),
 )
@@ -83,6 +89,13 @@ def verdicts(summary: Summary) -> Iterator[Verdict]:
         ("memory", "≤ 8 KiB a connection", 8, True),
         summary.get("memory", BRIDGE, "kib_per_connection"),
     )
+    other_connects = summary.get("connect-storm", OTHER, "cpu_us", "rate")
+    if other_connects is not None:
+        yield _ratio(
+            ("connect-storm", f"CPU a connect ≤ 1.05 × {_label(OTHER)}", 1.05, True),
+            summary.get("connect-storm", BRIDGE, "cpu_us", "rate"),
+            other_connects,
+        )
     yield _ratio(
         ("connect-storm", f"connects a second ≥ 0.6 × {_label('ws')}", 0.6, False),
         summary.get("connect-storm", BRIDGE, "connects_per_second", "rate"),

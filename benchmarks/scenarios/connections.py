@@ -103,14 +103,14 @@ def _stillness(peer: Peer, context: Context) -> Metrics:
 MEMORY = Scenario(
     "memory",
     "5,000 idle authenticated connections, each with one subscription",
-    ("bridge", "uws", "nats", "ws", "broadcast", "seed", "socketio"),
+    ("bridge", "other", "uws", "nats", "ws", "broadcast", "seed", "socketio"),
     _memory,
     columns=("kib_per_connection",),
 )
 STORM = Scenario(
     "connect-storm",
     "5,000 connect, 256 at a time: their rate, and deliveries to 100 others meanwhile",
-    ("bridge", "uws", "nats", "ws", "broadcast", "seed", "socketio"),
+    ("bridge", "other", "uws", "nats", "ws", "broadcast", "seed", "socketio"),
     _storm,
     variants=("rate", "traffic"),
     columns=("connects_per_second", "cpu_us", "calm_p99_ms", "storm_p50_ms", "storm_p99_ms"),
