@@ -145,12 +145,15 @@ class Grants:
     subscribe to.
     """
 
-    __slots__ = ("_scopes", "command", "subscribe", "unrestricted")
+    __slots__ = ("_resolved", "_scopes", "command", "subscribe", "unrestricted")
 
     def __init__(self, subscribe: Rules, command: Rules, catalogue: Catalogue) -> None:
         self.subscribe: Final = subscribe
         self.command: Final = command
         self._scopes: Final = subscribe.scopes(catalogue.types)
+        # A connect asks twice. Of any resource there are no more patterns than a catalogue's names
+        # come to; single resources are as many as clients name.
+        self._resolved: Final[dict[Pattern, tuple[Key, ...]]] = {}
         self.unrestricted: Final = all(each is EVERYTHING for each in self._scopes.values())
         """True when nothing of the catalogue is withheld: no event needs a check."""
 
@@ -190,7 +193,14 @@ class Grants:
         Per type that is one key with ``*``, or one key for each single resource; empty when
         nothing of the wish is permitted. Keys of one type never overlap.
         """
-        return tuple(self._keys(pattern, catalogue))
+        if pattern.resource != ANY:
+            return tuple(self._keys(pattern, catalogue))
+        keys = self._resolved.get(pattern)
+        if keys is None:
+            keys = tuple(self._keys(pattern, catalogue))
+            if keys:
+                self._resolved[pattern] = keys
+        return keys
 
     def resolve_all(self, patterns: Iterable[Pattern], catalogue: Catalogue) -> tuple[Key, ...]:
         """Return what several wishes come to together; keys of one type never overlap.
