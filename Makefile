@@ -42,9 +42,17 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 demo: setup ## Run everything here: embedded broker, bridge on 127.0.0.1:8000, sample services
 	@exec $(BIN)/bridge dev $(ARGS)
 
+# Minutes each, with processes that take all they can get: they have the cores to themselves.
+EDGE = tests/faults/test_greedy_clients.py tests/faults/test_hostile_addresses.py \
+	tests/faults/test_rolling_deploy.py
+
 .PHONY: test
-test: setup ## Run the tests (ARGS='tests/unit -k name')
-	@$(BIN)/pytest -n auto --dist worksteal $(ARGS)
+test: setup ## Run the tests but `make edge` (ARGS='tests/unit -k name')
+	@$(BIN)/pytest -n auto --dist worksteal $(addprefix --ignore=,$(EDGE)) $(ARGS)
+
+.PHONY: edge
+edge: setup ## Hostile addresses, greedy clients, a rolling deploy behind nginx and HAProxy
+	@$(BIN)/pytest $(EDGE) $(ARGS)
 
 # The WebSocket libraries that tests connect with live in an environment of their own. What this
 # machine can't install or build is left out, and said.
