@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import re
 from typing import Any
@@ -123,9 +125,15 @@ async def test_the_log_tells_owners_what_is_wrong(bridge: BridgeProcess) -> None
         client = await clients.join()
         subject = f"{bus.subjects.root(Root.SERVICE)}.user.{client.user}.invoice.paid.i1"
         payload = PLAIN[:-1] + b', "source": "billing", "data": {"amount": 990}}'
-        await bus.raw(subject, payload)
-        await client.expect_event(await bus.marker(client.user))
-        line = bridge.wait_for_line(re.compile(r".*event rejected.*invoice\.paid.*"), 5)[0]
+        told = re.compile(r".*event rejected.*invoice\.paid.*billing.*")
+        async with asyncio.timeout(60):
+            # Right behind the table its line is one of a flood, which is summed up.
+            while not told.search(bridge.output):
+                await bus.raw(subject, payload)
+                await client.expect_event(await bus.marker(client.user))
+                with contextlib.suppress(AssertionError):
+                    await asyncio.to_thread(bridge.wait_for_line, told, 2)
+        line = bridge.wait_for_line(told, 5)[0]
         assert "UNKNOWN_EVENT" in line
         assert "BRIDGE_CATALOGUE" in line
         assert "billing" in line
