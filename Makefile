@@ -40,7 +40,7 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 
 .PHONY: demo
 demo: setup ## Run everything here: embedded broker, bridge on 127.0.0.1:8000, sample services
-	@exec $(BIN)/bridge dev $(ARGS)
+	@exec $(BIN)/natsbridge dev $(ARGS)
 
 # Minutes each, with processes that take all they can get: they have the cores to themselves.
 EDGE = tests/faults/test_greedy_clients.py tests/faults/test_hostile_addresses.py \
@@ -121,8 +121,8 @@ lock: ## Write the lock files from pyproject.toml (UPGRADE=1 for the newest vers
 	dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	"$$python" -m venv "$$dir" && \
 	"$$dir/bin/python" -m pip install --disable-pip-version-check --quiet uv && \
-	"$$dir/bin/uv" $(LOCK) --extra bridge --extra dev -o requirements.lock && \
-	"$$dir/bin/uv" $(LOCK) --extra bridge -c requirements.lock -o requirements-bridge.lock && \
+	"$$dir/bin/uv" $(LOCK) --extra server --extra dev -o requirements.lock && \
+	"$$dir/bin/uv" $(LOCK) --extra server -c requirements.lock -o requirements-bridge.lock && \
 	"$$dir/bin/uv" $(subst pyproject.toml,--group build,$(LOCK)) -c requirements.lock -o requirements-build.lock
 
 .PHONY: clean

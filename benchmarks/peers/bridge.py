@@ -20,10 +20,10 @@ from benchmarks.machine import SERVER_CORE
 from benchmarks.peers.base import Client, Server
 from benchmarks.processes import Process
 from benchmarks.publisher import Publisher
-from bridge.broker.shape import wanted
-from bridge.settings import StreamSettings
-from schemas.catalogue import Catalogue
-from schemas.subjects import Subjects
+from natsbridge.bridge.nats.shape import wanted
+from natsbridge.bridge.settings import StreamSettings
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.subjects import Subjects
 
 ROOT = Path(__file__).parents[2]
 SECRET = "benchmark-secret-of-more-than-32-bytes"
@@ -38,12 +38,15 @@ SETTINGS = {
     "BRIDGE_QUEUE_MESSAGES": "100000",
     "BRIDGE_QUEUE_BYTES": str(64 * 1024 * 1024),
 }
+ROOTS = ("schemas", "publishers", "bridge", ".")
+OLD_COMMAND = ("-m", "bridge.cli", "serve")
+"""What older checkouts are started with."""
 OTHER_ROOT = Path(os.environ.get("BENCH_OTHER") or os.devnull)
 
 
 @dataclass(frozen=True)
 class Bridge:
-    """``bridge serve``, or a launcher that changes it and then does the same."""
+    """``natsbridge serve``, or a launcher that changes it and then does the same."""
 
     name: str
     label: str
@@ -54,9 +57,15 @@ class Bridge:
     marks: bool = False
 
     @property
+    def _is_namespaced(self) -> bool:
+        """Whether the checkout has one name: before 0.2 its parts were top-level packages."""
+        return (self.checkout / "bridge" / "natsbridge").is_dir()
+
+    @property
     def root(self) -> str:
         # Before bridges told who speaks, events stood below ``live`` itself.
-        subjects = self.checkout / "schemas" / "subjects.py"
+        schemas = "schemas/natsbridge/schemas" if self._is_namespaced else "schemas"
+        subjects = self.checkout / schemas / "subjects.py"
         speaks = subjects.is_file() and '"live.stream"' in subjects.read_text()
         return "live.stream" if speaks else "live"
 
@@ -74,11 +83,15 @@ class Bridge:
             **dict(self.settings),
             "BRIDGE_NATS_URL": broker.url,
             **extra,
+            # Found before what is installed here.
+            "PYTHONPATH": os.pathsep.join(
+                str(self.checkout / root) for root in (ROOTS if self._is_namespaced else (".",))
+            ),
         }
         if self.stream:
             _make_stream(broker, self.root)
         process = Process(
-            [sys.executable, *self.command],
+            [sys.executable, *(self.command if self._is_namespaced else OLD_COMMAND)],
             core=SERVER_CORE,
             env=env,
             cwd=str(self.checkout),  # where `-m` looks first
@@ -107,11 +120,11 @@ class Bridge:
         return scripts
 
 
-BRIDGE = Bridge("bridge", "this bridge", ("-m", "bridge.cli", "serve"))
+BRIDGE = Bridge("bridge", "this bridge", ("-m", "natsbridge.bridge.cli", "serve"))
 LIVE = Bridge(
     "live",
     "this bridge, live only",
-    ("-m", "bridge.cli", "serve"),
+    ("-m", "natsbridge.bridge.cli", "serve"),
     # There is no stream: what cursors and the check of its order cost is left out.
     (("BRIDGE_STREAM_CREATE", "false"),),
     stream=False,
@@ -146,6 +159,6 @@ def _commit(root: Path) -> str:
 OTHER = Bridge(
     "other",
     f"this bridge at {_commit(OTHER_ROOT)}",
-    ("-m", "bridge.cli", "serve"),
+    ("-m", "natsbridge.bridge.cli", "serve"),
     checkout=OTHER_ROOT,
 )

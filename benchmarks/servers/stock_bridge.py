@@ -1,6 +1,7 @@
 """The bridge on nats-py's stock parser: what handling messages in place is worth.
 
-``bridge.broker.ingest.install`` is replaced, so that the bridge's subscriptions are nats-py
+``natsbridge.bridge.nats.ingest.install`` is replaced, so that the bridge's subscriptions are
+nats-py
 subscriptions with a callback each: nats-py's parser, its header parser, its queue and its task.
 """
 
@@ -12,8 +13,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from bridge import cli
-from bridge.broker import ingest
+from natsbridge.bridge.cli import main as cli
+from natsbridge.bridge.nats import ingest
 
 _receivers: dict[Client, ingest.Receivers] = {}
 _OFFSET = 1_000_000
@@ -77,7 +78,7 @@ def _subscribe(client: Client, subject: str, sid: bytes, number: int) -> None:
 
 
 def main() -> int:
-    """Run ``bridge serve``."""
+    """Run ``natsbridge serve``."""
     vars(ingest).update(install=_install, write=_write, tap=_no_tap)
     return cli.main(["serve"])
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus
 from tests.support.clients import Clients, http, mint, new_user

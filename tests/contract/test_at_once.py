@@ -6,8 +6,8 @@ import asyncio
 
 from websockets.exceptions import InvalidStatus
 
-from schemas import codes
-from schemas.commands import CommandReply
+from natsbridge.schemas import codes
+from natsbridge.schemas.commands import CommandReply
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus, to_user
 from tests.support.clients import Clients, http, mint, new_user, ticket

@@ -7,7 +7,7 @@ from datetime import datetime
 
 import pytest
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus, to_user, topic
 from tests.support.clients import Client, Clients, allow, mint, new_user

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.clients import Client, Clients
 

@@ -6,8 +6,8 @@ import asyncio
 import json
 import time
 
-from bridge.sessions.intake import FIRST_PAUSE
-from schemas import codes
+from natsbridge.bridge.sessions.intake import FIRST_PAUSE
+from natsbridge.schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.clients import Client, Clients, Message
 

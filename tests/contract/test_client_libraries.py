@@ -16,9 +16,9 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from schemas import codes
-from schemas.codes import CloseCode
-from schemas.subjects import Root
+from natsbridge.schemas import codes
+from natsbridge.schemas.codes import CloseCode
+from natsbridge.schemas.subjects import Root
 from tests.support.blocking_peer import UNCHECKED
 from tests.support.bridge import BridgeProcess, StartBridge, finish
 from tests.support.bus import Bus, to_user

@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from schemas import codes
-from schemas.codes import CloseCode
+from natsbridge.schemas import codes
+from natsbridge.schemas.codes import CloseCode
 from tests.support.blocking_peer import DEADLINE, UNCHECKED
 from tests.support.bridge import BridgeProcess, finish
 from tests.support.certificates import self_signed

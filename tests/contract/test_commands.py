@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 from nats.aio.msg import Msg
 
-from schemas.codes import ErrorCode
-from schemas.commands import CommandReply, CommandRequest
-from schemas.subjects import encode_id
+from natsbridge.schemas.codes import ErrorCode
+from natsbridge.schemas.commands import CommandReply, CommandRequest
+from natsbridge.schemas.subjects import encode_id
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus, to_user
 from tests.support.clients import Clients, new_user

@@ -12,7 +12,7 @@ from datetime import datetime
 import jwt
 import pytest
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus, everyone, to_user, topic
 from tests.support.clients import WAYS, Clients, Way, allow, http, mint, new_user, ticket

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from schemas.cursors import Cursor
-from schemas.subjects import Address, Root
+from natsbridge.schemas.cursors import Cursor
+from natsbridge.schemas.subjects import Address, Root
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus, envelope, protocol, to_user, topic, with_header
 from tests.support.clients import Client, Clients, http, mint, new_user

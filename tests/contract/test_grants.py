@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus, everyone, to_user, topic
 from tests.support.clients import Clients, allow, mint, new_user

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus
 from tests.support.clients import Clients, http, mint, new_user

@@ -8,7 +8,7 @@ import time
 
 from nats.aio.msg import Msg
 
-from schemas.subjects import Root
+from natsbridge.schemas.subjects import Root
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus
 from tests.support.clients import Clients, http, mint, new_user

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from schemas.subjects import Root
+from natsbridge.schemas.subjects import Root
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus, envelope, everyone, next_message, protocol, to_user, with_header
 from tests.support.clients import Clients, http, new_user

@@ -125,6 +125,6 @@ async def test_both_addresses_at_one_port(bridge: BridgeProcess) -> None:
     settings = {"BRIDGE_PORT": port, "BRIDGE_INTERNAL_PORT": port}
     process = BridgeProcess(bridge.nats_url, settings)
     assert await asyncio.to_thread(process.wait, 20) == 2, process.output
-    assert f"bridge: port {port} on 127.0.0.1: address already in use" in process.output
+    assert f"natsbridge: port {port} on 127.0.0.1: address already in use" in process.output
     assert "Traceback" not in process.output
     delete_stream(bridge.nats_url, process.settings["BRIDGE_STREAM"])

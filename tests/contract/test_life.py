@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.support.bridge import STOP_DEADLINE, StartBridge
 from tests.support.bus import Bus, everyone, to_user, topic
 from tests.support.clients import Client, Clients, http, mint, new_user

@@ -28,10 +28,10 @@ def records(output: str) -> list[dict[str, Any]]:
 
 
 def run_serve(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run ``bridge serve`` to its end, which comes at once: it can't start."""
+    """Run ``natsbridge serve`` to its end, which comes at once: it can't start."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("BRIDGE_")}
     return subprocess.run(
-        [sys.executable, "-m", "bridge.cli", "serve"],
+        [sys.executable, "-m", "natsbridge.bridge.cli", "serve"],
         env={**inherited, **environment},
         capture_output=True,
         text=True,
@@ -76,7 +76,7 @@ def test_what_stops_the_start(
     if format_ == "json":
         assert named in records(done.stderr)[-1]["message"]
     else:
-        assert done.stderr.splitlines()[-1].startswith("bridge: ")
+        assert done.stderr.splitlines()[-1].startswith("natsbridge: ")
         assert named in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
@@ -86,7 +86,7 @@ def test_what_nobody_caught_is_a_record(tmp_path: Path) -> None:
     script = tmp_path / "crash.py"
     script.write_text(
         "import threading, warnings\n"
-        "from bridge.telemetry import logs\n"
+        "from natsbridge.bridge.telemetry import logs\n"
         "logs.configure('info', 'json')\n"
         "logs.capture()\n"
         "warnings.warn('old', UserWarning)\n"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridge.telemetry.observer import Line
+from natsbridge.bridge.telemetry.observer import Line
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus, to_user
 from tests.support.clients import Clients, http, mint, new_user

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from schemas.subjects import Root
+from natsbridge.schemas.subjects import Root
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import (
     Bus,

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from schemas.subjects import Root
+from natsbridge.schemas.subjects import Root
 from tests.support.bridge import ROOT, BridgeProcess
 from tests.support.bus import Bus, envelope, everyone, next_message, to_user, topic
 from tests.support.clients import Clients, allow, new_user

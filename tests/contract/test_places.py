@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.support.blocking_peer import upgraded
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.clients import Clients, http, mint, new_user

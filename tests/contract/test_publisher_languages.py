@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from nats.errors import NoRespondersError
 
-from schemas.subjects import Audience, Root, encode_id
+from natsbridge.schemas.subjects import Audience, Root, encode_id
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus, next_message
 from tests.support.clients import Clients

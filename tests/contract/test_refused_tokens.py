@@ -13,7 +13,7 @@ import jwt
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.clients import SECRET, WAYS, Clients, Way, http, mint, new_user
 

@@ -7,8 +7,8 @@ from uuid import uuid4
 
 import pytest
 
-from schemas import codes
-from schemas.subjects import Root
+from natsbridge.schemas import codes
+from natsbridge.schemas.subjects import Root
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus, everyone, next_message, to_user, topic
 from tests.support.clients import Clients, http, mint, new_user, ticket

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from schemas.subjects import Address, Root
+from natsbridge.schemas.subjects import Address, Root
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus, everyone, to_user, topic
 from tests.support.clients import WAYS, Client, Clients, Way, http, new_user

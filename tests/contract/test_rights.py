@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from publishers import (
+from natsbridge.publishers import (
     Command,
     Commands,
     EventPublisher,
@@ -20,8 +20,8 @@ from publishers import (
     ReviewEvents,
     UploadEvents,
 )
-from publishers.lookup import CannotTell, find
-from schemas.events import UploadCompleted
+from natsbridge.publishers.lookup import CannotTell, find
+from natsbridge.schemas.events import UploadCompleted
 from tests.support.bridge import ROOT
 from tests.support.clients import Client, Clients, http, mint, new_user, ticket
 from tests.support.peers import PEERS, Failed
@@ -183,12 +183,13 @@ async def test_bridges_among_themselves(deployed: Deployed) -> None:
 
 @pytest.mark.parametrize("command", ["plan", "apply"])
 def test_the_stream_command(deployed: Deployed, command: str) -> None:
-    """``bridge stream plan`` and ``apply``, which adds the subjects of a new type, need no other
+    """``natsbridge stream plan`` and ``apply``, which adds the subjects of a new type, need no
+    other
     rights than the bridge's.
     """
     settings = deployed.bridges[0].settings | {"BRIDGE_CATALOGUE": "tests.support.own_events"}
     done = subprocess.run(
-        [sys.executable, "-m", "bridge.cli", "stream", command],
+        [sys.executable, "-m", "natsbridge.bridge.cli", "stream", command],
         cwd=ROOT,
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **settings},
         capture_output=True,

@@ -9,7 +9,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus, to_user, topic
 from tests.support.clients import Client, Clients, Message, mint, new_user

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from schemas.envelope import splice_cursor
-from schemas.subjects import Root
+from natsbridge.schemas.envelope import splice_cursor
+from natsbridge.schemas.subjects import Root
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus, envelope, everyone, next_message, to_user, topic
 from tests.support.clients import Client, Clients

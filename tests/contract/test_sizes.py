@@ -12,9 +12,9 @@ from contextlib import asynccontextmanager
 import pytest
 from websockets.asyncio.client import connect
 
-from schemas.cursors import CURSOR_ROOM
-from schemas.envelope import new_id
-from schemas.subjects import Address, Root
+from natsbridge.schemas.cursors import CURSOR_ROOM
+from natsbridge.schemas.envelope import new_id
+from natsbridge.schemas.subjects import Address, Root
 from tests.support.bridge import BridgeProcess
 from tests.support.bus import Bus, envelope, next_message, to_user
 from tests.support.clients import Client, allow, mint, new_user

@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from schemas import codes
-from schemas.subjects import Address, Root
+from natsbridge.schemas import codes
+from natsbridge.schemas.subjects import Address, Root
 from tests.support import own_events
 from tests.support.bridge import BridgeProcess, StartBridge
 from tests.support.bus import Bus, envelope, everyone, to_user

@@ -15,10 +15,10 @@ import nats.errors
 import pytest
 from nats.aio.client import Client as NatsClient
 
-from bridge.broker.shape import HEADERS, event_subjects
-from schemas.catalogue import Catalogue
-from schemas.envelope import new_id
-from schemas.subjects import Root, Subjects
+from natsbridge.bridge.nats.shape import HEADERS, event_subjects
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.envelope import new_id
+from natsbridge.schemas.subjects import Root, Subjects
 from tests.support import own_events
 from tests.support.bridge import ROOT, BridgeProcess, StartBridge, settings_of
 from tests.support.bus import Bus, envelope, to_user, topic
@@ -39,10 +39,10 @@ async def ask(client: NatsClient, operation: str, name: str, config: object = No
 
 
 def stream(action: str, settings: dict[str, str], *arguments: str) -> tuple[int, str]:
-    """Run ``bridge stream``; return its exit code and what it said."""
+    """Run ``natsbridge stream``; return its exit code and what it said."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("BRIDGE_")}
     done = subprocess.run(
-        [sys.executable, "-m", "bridge.cli", "stream", action, *arguments],
+        [sys.executable, "-m", "natsbridge.bridge.cli", "stream", action, *arguments],
         cwd=ROOT,
         env={**inherited, **settings},
         capture_output=True,
@@ -108,9 +108,11 @@ async def test_from_01(
     early = start_bridge(**own(settings))
     told = early.wait_for_line(LINE, 10).string
     assert "it is as version 0.1 made it" in told
-    assert "`bridge stream apply`" in told
+    assert "`natsbridge stream apply`" in told
     async with http(early.url) as caller:
-        assert "`bridge stream apply`" in (await caller.get("/readyz")).json()["checks"]["stream"]
+        assert (
+            "`natsbridge stream apply`" in (await caller.get("/readyz")).json()["checks"]["stream"]
+        )
     early.terminate()
     assert early.wait() == 0
 
@@ -183,11 +185,13 @@ async def test_a_bridge_that_may_not_change_the_stream_says_what_it_lacks(
     nats_server: NatsServer, settings: dict[str, str], start_bridge: StartBridge
 ) -> None:
     """With ``BRIDGE_STREAM_CREATE=false``: the types that the stream has are delivered all the
-    same, and ``bridge stream apply`` adds the others.
+    same, and ``natsbridge stream apply`` adds the others.
     """
     start_bridge(**own(settings))
     bridge = start_bridge(**own(settings), **OWN, BRIDGE_STREAM_CREATE="false")
-    lacking = re.compile(r"does not take \S+events\.\S+audit\.recorded\.\*.*bridge stream apply")
+    lacking = re.compile(
+        r"does not take \S+events\.\S+audit\.recorded\.\*.*natsbridge stream apply"
+    )
     bridge.wait_for_line(lacking, 10)
     async with Clients(bridge.url) as clients, Bus(bridge) as bus:
         client = await clients.join()
@@ -233,7 +237,7 @@ async def test_another_stream_has_a_subject(
 def test_what_can_not_be_told(plain_nats_server: NatsServer) -> None:
     """Without JetStream, or without NATS, a plan ends with 2 and a line."""
     settings = settings_of(plain_nats_server.url)
-    assert stream("plan", settings) == (2, "bridge: NATS has no JetStream\n")
+    assert stream("plan", settings) == (2, "natsbridge: NATS has no JetStream\n")
     code, said = stream("plan", {**settings, "BRIDGE_NATS_URL": "nats://127.0.0.1:1"})
     assert code == 2
     assert said.count("\n") == 1

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from schemas.subjects import Root
+from natsbridge.schemas.subjects import Root
 from tests.support.bridge import StartBridge
 from tests.support.bus import Bus, envelope, topic
 from tests.support.clients import Client, Clients

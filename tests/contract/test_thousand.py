@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from schemas.subjects import Address, Root
+from natsbridge.schemas.subjects import Address, Root
 from tests.support.bridge import StartBridge
 from tests.support.bus import CATALOGUE, Bus, envelope, everyone, topic
 from tests.support.clients import mint

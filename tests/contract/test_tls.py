@@ -14,8 +14,8 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from schemas import codes
-from schemas.subjects import Root
+from natsbridge.schemas import codes
+from natsbridge.schemas.subjects import Root
 from tests.support.bridge import StartBridge
 from tests.support.bus import Bus, envelope, to_user
 from tests.support.certificates import self_signed
@@ -83,7 +83,7 @@ def test_tail_says_that_a_certificate_is_not_trusted(
 
     def run_tail(**environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "bridge.cli", "tail", "--token", "none"],
+            [sys.executable, "-m", "natsbridge.bridge.cli", "tail", "--token", "none"],
             env={
                 **inherited,
                 "BRIDGE_PORT": str(bridge.port),

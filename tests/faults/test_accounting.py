@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.subjects import Address
+from natsbridge.schemas.subjects import Address
 from tests.support.accounting import Account, Ledger, Seen, audit, check, sequence_of
 from tests.support.bus import everyone, topic
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import Any
 
-from schemas.subjects import Address, Audience
+from natsbridge.schemas.subjects import Address, Audience
 from tests.support.accounting import sequence_of
 from tests.support.bus import Bus, to_user, topic
 from tests.support.clients import Client, Clients

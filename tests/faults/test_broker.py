@@ -11,7 +11,7 @@ from tests.faults.conftest import Figure
 from tests.support.faulty import World, eventually
 from tests.support.fleet import Fleet
 from tests.support.proxy import Proxy
-from tests.support.steady import Plain, Sdk, SteadyPublisher
+from tests.support.steady_publisher import Plain, Sdk, SteadyPublisher
 
 EVENTS = 150
 """How many are published before a fault, and after it."""

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from nats.aio.msg import Msg
 
-from bridge.broker.control import Control
-from bridge.delivery.outbox import Flush
-from schemas.commands import CommandReply
-from schemas.subjects import Audience
+from natsbridge.bridge.delivery.outbox import Flush
+from natsbridge.bridge.nats.control import Control
+from natsbridge.schemas.commands import CommandReply
+from natsbridge.schemas.subjects import Audience
 from tests.conftest import StartNats
 from tests.support.bus import Bus, topic
 from tests.support.clients import Clients, http, mint, new_user, ticket
 from tests.support.faulty import USERS, FaultyBridge, World, eventually
 from tests.support.inside import InsideBridge
 from tests.support.nats_server import settle
-from tests.support.steady import Addresses, SteadyPublisher, mixed
+from tests.support.steady_publisher import Addresses, SteadyPublisher, mixed
 
 EVENTS = 100
 """How many are published around a fault."""

@@ -12,7 +12,7 @@ import pytest
 from tests.faults.conftest import Figure
 from tests.support.cluster import Cluster
 from tests.support.faulty import World, eventually
-from tests.support.steady import Plain
+from tests.support.steady_publisher import Plain
 
 EVENTS: Final = 150
 """How many are published before a broker is lost, and after it."""

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from schemas.subjects import Root
+from natsbridge.schemas.subjects import Root
 from tests.faults.conftest import Figure
 from tests.support.bridge import finish
 from tests.support.clients import Client, Clients, Message

@@ -7,14 +7,14 @@ import os
 import resource
 import time
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.faults.conftest import Figure
 from tests.support.bus import everyone, to_user, topic
 from tests.support.cores import core_of_its_own, only_what_is_left
 from tests.support.faulty import World
 from tests.support.model import Wish
 from tests.support.pulse import Pulse
-from tests.support.steady import SteadyPublisher
+from tests.support.steady_publisher import SteadyPublisher
 
 CLIENTS = int(os.environ.get("FAULT_CLIENTS", "100"))
 OWN = 10

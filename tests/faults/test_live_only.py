@@ -10,7 +10,7 @@ import nats
 import pytest
 from nats.js.api import RePublish, StreamConfig
 
-from bridge.broker.shape import event_subjects
+from natsbridge.bridge.nats.shape import event_subjects
 from tests.conftest import StartNats
 from tests.faults.test_retention import jetstream
 from tests.support.bus import CATALOGUE, Bus, to_user
@@ -196,7 +196,8 @@ async def test_stream_that_may_not_be_made_and_differs(forbidding: World) -> Non
     await administer(forbidding, allow_direct=False)
     bridge = await forbidding.start_bridge(**PATIENT)
     said = (
-        "allow_direct is off, not on (what is stored can't be read; `bridge stream apply` mends it)"
+        "allow_direct is off, not on "
+        "(what is stored can't be read; `natsbridge stream apply` mends it)"
     )
     assert (await bridge.ready_checks())["stream"] == f"live only: {said}"
     assert not await can_resume(bridge)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from schemas.subjects import Address
+from natsbridge.schemas.subjects import Address
 from tests.faults.conftest import Figure
 from tests.support.bus import to_user
 from tests.support.faulty import World

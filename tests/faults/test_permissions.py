@@ -15,9 +15,9 @@ from typing import Final
 import pytest
 from pydantic import SecretStr
 
-from publishers import EventPublisher, PublishError, PublisherSettings, UploadEvents
-from schemas import codes
-from schemas.subjects import Root
+from natsbridge.publishers import EventPublisher, PublishError, PublisherSettings, UploadEvents
+from natsbridge.schemas import codes
+from natsbridge.schemas.subjects import Root
 from tests.conftest import StartNats
 from tests.support.bus import Bus, everyone, to_user, topic
 from tests.support.clients import Clients, http, mint, new_user

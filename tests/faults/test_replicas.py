@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.faults.conftest import Figure
 from tests.support.faulty import World
 from tests.support.resuming_client import LOST

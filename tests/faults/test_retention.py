@@ -14,7 +14,7 @@ from tests.support.bus import everyone, topic
 from tests.support.faulty import World, eventually
 from tests.support.fleet import Fleet
 from tests.support.resuming_client import ResumingClient
-from tests.support.steady import SteadyPublisher
+from tests.support.steady_publisher import SteadyPublisher
 
 SETTLE = 10.0
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from schemas import codes
+from natsbridge.schemas import codes
 from tests.faults.conftest import Figure
 from tests.support.blocking_peer import UNCHECKED
 from tests.support.bridge import NEVER

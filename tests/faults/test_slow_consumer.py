@@ -12,7 +12,7 @@ import pytest
 from tests.conftest import StartNats
 from tests.faults.conftest import Figure
 from tests.support.faulty import USERS, World, eventually, monitored
-from tests.support.steady import mixed
+from tests.support.steady_publisher import mixed
 
 PADDING = 30_000
 AT_ONCE = 16

@@ -30,7 +30,7 @@ from tests.support.clients import http
 from tests.support.faulty import USERS, FaultyBridge, World, eventually, monitored
 from tests.support.nats_server import NatsServer
 from tests.support.proxy import Proxy
-from tests.support.steady import Addresses, Plain, SteadyPublisher, mixed
+from tests.support.steady_publisher import Addresses, Plain, SteadyPublisher, mixed
 
 PATIENCE = 1.0
 """Seconds that the bridge waits for an answer."""

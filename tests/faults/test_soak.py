@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from schemas.subjects import Address, Audience, Root, encode_id
+from natsbridge.schemas.subjects import Address, Audience, Root, encode_id
 from tests.faults.conftest import Figure
 from tests.support.bus import Bus, envelope
 from tests.support.faulty import FaultyBridge, World, eventually

@@ -8,8 +8,8 @@ import time
 from collections import defaultdict
 from typing import Any
 
-from schemas import codes
-from schemas.subjects import Address, Root
+from natsbridge.schemas import codes
+from natsbridge.schemas.subjects import Address, Root
 from tests.faults.conftest import Figure
 from tests.support.accounting import audit
 from tests.support.bus import Bus, envelope, everyone, to_user, topic

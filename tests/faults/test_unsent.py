@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import pytest
 
-from publishers import BrokerUnavailable, EventPublisher, PublisherSettings
-from schemas.events import FileProcessing
+from natsbridge.publishers import BrokerUnavailable, EventPublisher, PublisherSettings
+from natsbridge.schemas.events import FileProcessing
 from tests.faults.conftest import Figure
 from tests.integration.test_ingest_nats import line, publisher
 from tests.integration.test_publishers_faults import send_on_and_on

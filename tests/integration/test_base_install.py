@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 SERVICE = """
 import asyncio, importlib.util, json, sys
-from publishers import EventPublisher, UploadEvents
+from natsbridge.publishers import EventPublisher, UploadEvents
 
 async def main():
     async with EventPublisher.from_environment(source="base-install") as publisher:

@@ -14,9 +14,9 @@ import nats.errors
 import pytest
 from nats.aio.client import Client
 
-from bridge.broker.buckets import Bucket, Shape, bucket_name
-from bridge.broker.connection import Nobody
-from bridge.errors import BrokerUnavailable, BucketFull
+from natsbridge.bridge.errors import BrokerUnavailable, BucketFull
+from natsbridge.bridge.nats.buckets import Bucket, Shape, bucket_name
+from natsbridge.bridge.nats.connection import Nobody
 from tests.support.cluster import Cluster
 from tests.support.faulty import eventually
 from tests.support.nats_server import NatsServer

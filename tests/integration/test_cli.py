@@ -93,7 +93,7 @@ def test_serve_on_a_taken_port_is_one_line(start: Start, settings: dict[str, str
         program = start(*bridge("serve", "--port", str(port)), **settings)
         assert program.wait() == 2
     assert str(port) in program.err[-1]
-    assert program.err[-1].startswith("bridge: ")
+    assert program.err[-1].startswith("natsbridge: ")
     assert "Traceback" not in program.told
 
 
@@ -105,7 +105,7 @@ def test_serve_without_a_file_that_it_needs_is_one_line(
     missing = str(tmp_path / "missing")
     program = start(*bridge("serve", "--port", "0"), **{**settings, name: missing})
     assert program.wait() == 2
-    assert f"bridge: {name}: {missing}: " in one_line(program)
+    assert f"natsbridge: {name}: {missing}: " in one_line(program)
 
 
 def test_serve_without_nats_is_one_line(start: Start, settings: dict[str, str]) -> None:
@@ -115,12 +115,13 @@ def test_serve_without_nats_is_one_line(start: Start, settings: dict[str, str]) 
         away = {**settings, "BRIDGE_NATS_URL": url, "BRIDGE_NATS_TIMEOUT": "1"}
         program = start(*bridge("serve", "--port", "0"), **away)
         assert program.wait() == 2
-    assert program.err[-1].startswith("bridge: ")
+    assert program.err[-1].startswith("natsbridge: ")
     assert "Traceback" not in program.told
 
 
 def test_publish_reaches_tail(start: Start, settings: dict[str, str]) -> None:
-    """What ``bridge publish`` sends, by audience and by durability, is what ``bridge tail`` shows;
+    """What ``natsbridge publish`` sends, by audience and by durability, is what ``natsbridge tail``
+    shows;
     the stream's acknowledgement is told.
     """
     _, url = serve(start, settings)
@@ -193,7 +194,7 @@ def test_publish_without_stream_or_broker_is_one_line(
 
 
 def test_token_grants_hold(start: Start, settings: dict[str, str]) -> None:
-    """A token of ``bridge token`` is let in with what it was granted, and no more."""
+    """A token of ``natsbridge token`` is let in with what it was granted, and no more."""
     _, url = serve(start, settings)
     minting = start(
         *bridge("token", "--user", "7", "--grant", "review.*", "--deny", "review.deleted"),
@@ -240,7 +241,7 @@ def test_tail_survives_a_restart(start: Start, settings: dict[str, str]) -> None
 
 
 def test_tail_into_a_closed_pipe_is_quiet(start: Start, settings: dict[str, str]) -> None:
-    """``bridge tail | head -1`` ends by itself, with one event and without a complaint."""
+    """``natsbridge tail | head -1`` ends by itself, with one event and without a complaint."""
     _, url = serve(start, settings)
     tail = shlex.join(bridge("tail", "review.*", "--url", url))
     head = start("sh", "-c", f"{tail} | head -1", **settings)
@@ -255,7 +256,7 @@ def test_tail_into_a_closed_pipe_is_quiet(start: Start, settings: dict[str, str]
 
 
 def test_check_tells_of_the_same_environment(start: Start, settings: dict[str, str]) -> None:
-    """``bridge check`` accepts what ``bridge serve`` starts with, and shows no secret."""
+    """``natsbridge check`` accepts what ``natsbridge serve`` starts with, and shows no secret."""
     program = start(*bridge("check"), **settings)
     assert program.wait() == 0
     assert SECRET not in program.told
@@ -342,7 +343,7 @@ def test_the_documented_rights_suffice_behind_a_prefix(
         own = {"BRIDGE_SUBJECT_PREFIX": "staging", "BRIDGE_JWT_SECRET": SECRET}
         program, url = serve(start, guarded.login("bridge").settings | own)
         sample = start(
-            *(sys.executable, "-m", "publishers.samples.upload"),
+            *(sys.executable, "-m", "natsbridge.publishers.samples.upload"),
             **guarded.login("upload-service").settings,
             BRIDGE_SUBJECT_PREFIX="staging",
             SAMPLE_INTERVAL="0.02",

@@ -6,7 +6,7 @@ import re
 import time
 from pathlib import Path
 
-from schemas.codes import TOKEN_EXPIRED, TRY_AGAIN_LATER
+from natsbridge.schemas.codes import TOKEN_EXPIRED, TRY_AGAIN_LATER
 from tests.support.bridge import StartBridge, start_bridge
 from tests.support.clients import Clients, http, mint, new_user
 

@@ -17,7 +17,7 @@ from nats.aio.client import Client
 from nats.errors import NoRespondersError
 from opentelemetry import trace
 
-from publishers import (
+from natsbridge.publishers import (
     Command,
     Commands,
     EventPublisher,
@@ -25,10 +25,10 @@ from publishers import (
     Refused,
     UploadEvents,
 )
-from schemas.codes import ErrorCode
-from schemas.commands import CommandReply, CommandRequest
-from schemas.envelope import new_id, timestamp
-from schemas.subjects import encode_id
+from natsbridge.schemas.codes import ErrorCode
+from natsbridge.schemas.commands import CommandReply, CommandRequest
+from natsbridge.schemas.envelope import new_id, timestamp
+from natsbridge.schemas.subjects import encode_id
 from tests.support.nats_server import EmbeddedNats, NatsServer, create_stream, settle
 
 

@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from bridge.loop import FairLoop
-from bridge.transport import Sender, Transport
+from natsbridge.bridge.runtime.loop import FairLoop
+from natsbridge.bridge.runtime.transport import Sender, Transport
 from tests.support.blocking_peer import Peer, upgraded
 from tests.support.inside import InsideBridge
 from tests.support.nats_server import NatsServer

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.broker.connection import Connection
-from publishers import EventPublisher, PublisherSettings
-from schemas.bus import BusSettings
-from schemas.events import UploadProgress
+from natsbridge.bridge.nats.connection import Connection
+from natsbridge.publishers import EventPublisher, PublisherSettings
+from natsbridge.schemas.bus import BusSettings
+from natsbridge.schemas.events import UploadProgress
 from tests.support.credentials import operated
 from tests.support.faulty import eventually
 from tests.support.nats_server import EmbeddedNats
@@ -60,7 +60,7 @@ def half_written(path: Path) -> Iterator[None]:
 
 async def restarted(server: EmbeddedNats, caplog: pytest.LogCaptureFixture) -> None:
     """Restart the server, and return when somebody has tried in vain to connect again."""
-    caplog.set_level(logging.DEBUG, "bridge.broker.connection")
+    caplog.set_level(logging.DEBUG, "natsbridge.bridge.nats.connection")
 
     def has_tried() -> bool:
         errors = [str(getattr(record, "error", "")) for record in caplog.records]

@@ -1,4 +1,4 @@
-"""``bridge dev`` as a developer runs it: everything comes up, and nothing stays behind."""
+"""``natsbridge dev`` as a developer runs it: everything comes up, and nothing stays behind."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ def own_environment() -> dict[str, str]:
 
 
 def bridge(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "bridge.cli", *arguments]
+    return [sys.executable, "-m", "natsbridge.bridge.cli", *arguments]
 
 
 def dev_command(*options: str) -> list[str]:
-    """``bridge dev`` on ports that are free."""
+    """``natsbridge dev`` on ports that are free."""
     return bridge("dev", "--port", "0", "--nats-port", "0", *options)
 
 
@@ -180,7 +180,7 @@ def one_line(program: Program) -> str:
     """Return the one line of an error, with nothing else said."""
     assert program.out == []
     assert len(program.err) == 1, program.told
-    assert program.err[0].startswith("bridge: ")
+    assert program.err[0].startswith("natsbridge: ")
     return program.err[0]
 
 
@@ -330,8 +330,8 @@ def test_wrong_setting_is_one_line(start: Start) -> None:
     ("part", "name", "options"),
     [
         ("nats-server", "nats-server", ["--no-samples"]),
-        ("bridge.cli serve", "bridge", ["--no-samples"]),
-        ("publishers.samples.review", "review sample", []),
+        ("natsbridge.bridge.cli serve", "bridge", ["--no-samples"]),
+        ("natsbridge.publishers.samples.review", "review sample", []),
     ],
 )
 def test_a_child_that_dies_is_named_and_the_rest_stops(

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from bridge.loop import FairLoop
-from schemas.subjects import Root
+from natsbridge.bridge.runtime.loop import FairLoop
+from natsbridge.schemas.subjects import Root
 from tests.support.blocking_peer import Peer, upgraded
 from tests.support.bus import envelope, everyone
 from tests.support.certificates import self_signed

@@ -15,12 +15,12 @@ from nats.aio.transport import TcpTransport, Transport
 from nats.errors import ProtocolError
 from nats.protocol.parser import Parser
 
-from bridge.broker.connection import Connection
-from bridge.broker.ingest import Ingest, Receive, install
-from bridge.broker.interests import Interests, Unit
-from bridge.delivery.outbox import Flush
-from bridge.errors import BrokerUnavailable
-from schemas.bus import BusSettings
+from natsbridge.bridge.delivery.outbox import Flush
+from natsbridge.bridge.errors import BrokerUnavailable
+from natsbridge.bridge.nats.connection import Connection
+from natsbridge.bridge.nats.ingest import Ingest, Receive, install
+from natsbridge.bridge.nats.subscriptions import Interests, Unit
+from natsbridge.schemas.bus import BusSettings
 from tests.support.nats_server import NatsServer
 
 DEADLINE = 10.0
@@ -230,7 +230,7 @@ async def test_headers_replies_and_large_messages(nats_server: NatsServer) -> No
 
 
 async def test_nats_pys_own_way_goes_on_beside_it(nats_server: NatsServer) -> None:
-    """Requests are answered while messages for the bridge stream in on the same connection."""
+    """Requests are answered while messages for the natsbridge stream in on the same connection."""
     async with line(nats_server.url) as mine, publisher(nats_server.url) as other:
         mine.hold("stream.>")
         await mine.confirmed()

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from publishers import (
+from natsbridge.publishers import (
     EVERYBODY,
     SUBSCRIBERS,
     EventPublisher,
@@ -25,8 +25,8 @@ from publishers import (
     SystemEvents,
     UploadEvents,
 )
-from schemas.catalogue import Catalogue
-from schemas.events import UploadCompleted
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.events import UploadCompleted
 from tests.support.nats_server import NatsServer, create_stream, settle
 
 CATALOGUE = Catalogue.load()
@@ -205,7 +205,7 @@ async def test_a_type_that_the_stream_does_not_take_is_an_error(
     async with EventPublisher(settings) as publisher:
         [receipt] = await UploadEvents(publisher).completed("42", "u1", {})
         assert receipt.stored
-        with pytest.raises(StreamMissing, match=r"not take this type.*bridge stream apply"):
+        with pytest.raises(StreamMissing, match=r"not take this type.*natsbridge stream apply"):
             await UploadEvents(publisher).error("42", "u1", "disk full")
 
 

@@ -10,7 +10,7 @@ import nats
 import pytest
 from nats.js import JetStreamContext
 
-from publishers import EventPublisher, PublisherSettings, UploadEvents
+from natsbridge.publishers import EventPublisher, PublisherSettings, UploadEvents
 from tests.support.cluster import Cluster, patiently
 
 DEADLINE = 60.0

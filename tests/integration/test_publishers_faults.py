@@ -9,7 +9,7 @@ from typing import Any
 import nats
 import pytest
 
-from publishers import (
+from natsbridge.publishers import (
     BrokerUnavailable,
     EventPublisher,
     NotAcknowledged,
@@ -18,8 +18,8 @@ from publishers import (
     Receipt,
     UploadEvents,
 )
-from publishers.connection import MAX_UNSENT
-from schemas.events import FileProcessing
+from natsbridge.publishers.connection import MAX_UNSENT
+from natsbridge.schemas.events import FileProcessing
 from tests.conftest import StartNats
 from tests.support.nats_server import NatsServer, create_stream, free_port
 

@@ -21,10 +21,10 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from schemas.catalogue import Catalogue
-from schemas.commands import CommandReply, CommandRequest
-from schemas.envelope import new_id, timestamp
-from schemas.subjects import Subjects, decode_id
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.commands import CommandReply, CommandRequest
+from natsbridge.schemas.envelope import new_id, timestamp
+from natsbridge.schemas.subjects import Subjects, decode_id
 from tests.support.nats_server import NatsServer, create_stream, settle
 
 CATALOGUE = Catalogue.load()
@@ -68,7 +68,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         log_file = tmp_path / f"{name}-{len(running)}.log"
         with log_file.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", f"publishers.samples.{name}"], env=environment, stderr=log
+                [sys.executable, "-m", f"natsbridge.publishers.samples.{name}"],
+                env=environment,
+                stderr=log,
             )
         running.append(process)
         return Sample(process, log_file)

@@ -15,15 +15,15 @@ import nats
 import pytest
 from nats.js.api import StreamConfig
 
-from publishers import EventPublisher, PublisherSettings, Spool, UploadEvents
-from schemas.events import UploadCompleted
+from natsbridge.publishers import EventPublisher, PublisherSettings, Spool, UploadEvents
+from natsbridge.schemas.events import UploadCompleted
 from tests.support.nats_server import EmbeddedNats, NatsServer, create_stream
 
 DEADLINE = 30.0
 
 SERVICE = """
 import asyncio, itertools, sys
-from publishers import EventPublisher, PublisherSettings, UploadEvents
+from natsbridge.publishers import EventPublisher, PublisherSettings, UploadEvents
 
 async def main():
     url, spool, first = sys.argv[1], sys.argv[2], int(sys.argv[3])

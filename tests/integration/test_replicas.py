@@ -12,9 +12,9 @@ from uuid import uuid4
 
 import pytest
 
-from bridge.broker.buckets import bucket_name
-from bridge.identity.tickets import key_of
-from schemas.codes import RECONNECT, REVOKED, TOKEN_EXPIRED, TRY_AGAIN_LATER, CloseCode
+from natsbridge.bridge.identity.tickets import key_of
+from natsbridge.bridge.nats.buckets import bucket_name
+from natsbridge.schemas.codes import RECONNECT, REVOKED, TOKEN_EXPIRED, TRY_AGAIN_LATER, CloseCode
 from tests.support.bridge import BridgeProcess, finish
 from tests.support.bus import Bus
 from tests.support.clients import Clients, http, mint, new_user, ticket

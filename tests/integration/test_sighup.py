@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.asyncio.client import connect
 
-from schemas.codes import INVALID_TOKEN
+from natsbridge.schemas.codes import INVALID_TOKEN
 from tests.contract.test_keys import pem, signed
 from tests.support.bridge import BridgeProcess, StartBridge, settings_of, start_bridge
 from tests.support.certificates import self_signed
@@ -163,7 +163,7 @@ def test_the_end_of_its_terminal_stops_it(nats_server: NatsServer) -> None:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     bridge = subprocess.Popen(
-        [sys.executable, "-m", "bridge.cli", "serve"],
+        [sys.executable, "-m", "natsbridge.bridge.cli", "serve"],
         env={**os.environ, **settings_of(nats_server.url)},
         stdin=slave,
         stdout=subprocess.PIPE,

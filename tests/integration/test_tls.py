@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.client import connect
 
-from schemas.codes import GOING_AWAY, INVALID_UTF8, MESSAGE_TOO_BIG
+from natsbridge.schemas.codes import GOING_AWAY, INVALID_UTF8, MESSAGE_TOO_BIG
 from tests.support.bridge import BridgeProcess, finish
 from tests.support.bus import Bus, to_user
 from tests.support.certificates import self_signed

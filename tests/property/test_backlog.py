@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from bridge.delivery.backlog import About, Backlog
+from natsbridge.bridge.delivery.queue import About, Backlog
 from tests.support.kinds import CONFLATED, DROPPED, DURABLE
 
 MAX_FRAMES, MAX_BYTES = 5, 120

@@ -13,9 +13,9 @@ from typing import Any, Final
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.identity.tokens import Identity
+from natsbridge.bridge.identity.tokens import Identity
 from tests.support.bus import everyone, to_user, topic
-from tests.support.house import POLICY, House, Visitor, person
+from tests.support.harness import POLICY, House, Visitor, person
 from tests.support.virtual_loop import run
 
 WIDE, NARROW, OTHER = "review.updated", "review.updated.77", "review.created"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.codes import ErrorCode
-from schemas.commands import (
+from natsbridge.schemas.codes import ErrorCode
+from natsbridge.schemas.commands import (
     CLIENT_MESSAGE_TYPES,
     AnyClientMessage,
     MessageError,

@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.delivery.frames import text_frame
-from bridge.delivery.hub import Hub
-from bridge.delivery.outbox import Flush, Outbox
-from bridge.delivery.routes import CROWD
-from schemas.catalogue import Catalogue
-from schemas.subjects import Subjects
+from natsbridge.bridge.delivery.frames import text_frame
+from natsbridge.bridge.delivery.hub import Hub
+from natsbridge.bridge.delivery.outbox import Flush, Outbox
+from natsbridge.bridge.delivery.routes import CROWD
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.subjects import Subjects
 
 RECEIVERS = CROWD + 2
 ROUTES = ("review.updated", "review.created")

@@ -7,8 +7,8 @@ import contextlib
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.cursors import Cursor
-from schemas.errors import CursorError
+from natsbridge.schemas.cursors import Cursor
+from natsbridge.schemas.errors import CursorError
 
 streams = st.integers(0, 2**63 - 1).map(lambda number: f"{number:x}")
 sequences = st.integers(0, 2**64 - 1)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
 
-from bridge.http.protocol import (
+from natsbridge.bridge.http.protocol import (
     ANSWER_TIMEOUT,
     CLOSE_TIMEOUT,
     IDLE_TIMEOUT,
@@ -19,9 +19,9 @@ from bridge.http.protocol import (
     Edge,
     HttpConnection,
 )
-from bridge.sockets.parsers import Parsers
-from bridge.sockets.socket import Socket
-from bridge.sockets.upgrade import Admitted, Upgrades
+from natsbridge.bridge.websocket.parsers import Parsers
+from natsbridge.bridge.websocket.socket import Socket
+from natsbridge.bridge.websocket.upgrade import Admitted, Upgrades
 from tests.support.port import pending
 from tests.support.scripted_peer import Owner, ScriptedTransport
 from tests.support.virtual_loop import run

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.catalogue import Catalogue
-from schemas.envelope import MAX_EVENT_ID, splice_cursor
-from schemas.errors import EventError
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.envelope import MAX_EVENT_ID, splice_cursor
+from natsbridge.schemas.errors import EventError
 
 CATALOGUE = Catalogue.load()
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.identity.grants import GrantPolicy, Grants, Key, Rules
-from schemas.catalogue import Catalogue
-from schemas.patterns import Pattern
+from natsbridge.bridge.identity.grants import GrantPolicy, Grants, Key, Rules
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.patterns import Pattern
 
 CATALOGUE = Catalogue.load()
 TYPES = CATALOGUE.types

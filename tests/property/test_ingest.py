@@ -8,7 +8,7 @@ import json
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bridge.broker.ingest import MAX_CONTROL_LINE, Ingest, IngestError
+from natsbridge.bridge.nats.ingest import MAX_CONTROL_LINE, Ingest, IngestError
 from tests.support.nats_client import Call, feed, scripted
 
 Operation = tuple[bytes, Call | None]

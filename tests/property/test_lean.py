@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from schemas.catalogue import Catalogue, EventType
-from schemas.events import EventData, event
-from schemas.lean import lean_validator
+from natsbridge.schemas.catalogue import Catalogue, EventType
+from natsbridge.schemas.events import EventData, event
+from natsbridge.schemas.fast_validator import lean_validator
 
 
 class Part(BaseModel):

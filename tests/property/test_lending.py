@@ -9,9 +9,9 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.delivery.outbox import Flush, Outbox
-from bridge.loop import FairLoop
-from bridge.transport import lend
+from natsbridge.bridge.delivery.outbox import Flush, Outbox
+from natsbridge.bridge.runtime.loop import FairLoop
+from natsbridge.bridge.runtime.transport import lend
 
 SIZES = st.integers(1, 300_000)
 STEPS = st.one_of(

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.delivery.pacing import Pace, Paces
+from natsbridge.bridge.delivery.pacing import Pace, Paces
 from tests.support.kinds import CONFLATED
 
 RATES = (0.01, 0.3, 1, 2, 5, 7.5, 60, 1000)

@@ -8,9 +8,9 @@ import re
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.catalogue import Catalogue
-from schemas.errors import PatternError
-from schemas.patterns import Pattern
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.errors import PatternError
+from natsbridge.schemas.patterns import Pattern
 
 CATALOGUE = Catalogue.load()
 

@@ -12,9 +12,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.cursors import Cursor
+from natsbridge.schemas.cursors import Cursor
 from tests.support.bus import everyone, to_user, topic
-from tests.support.house import House, Visitor, person
+from tests.support.harness import House, Visitor, person
 from tests.support.virtual_loop import run
 
 DIRECT = (to_user("1", "upload.completed", "7"), everyone("system.notification"))

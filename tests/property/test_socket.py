@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.sockets.parsers import Parsers
+from natsbridge.bridge.websocket.parsers import Parsers
 from tests.support.scripted_peer import BINARY, CONT, PING, PONG, TEXT, Peer, client_frame
 
 texts = st.text(max_size=60).map(str.encode)

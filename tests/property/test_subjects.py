@@ -8,8 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from schemas.errors import IdError, SubjectError
-from schemas.subjects import (
+from natsbridge.schemas.errors import IdError, SubjectError
+from natsbridge.schemas.subjects import (
     NO_RESOURCE,
     Address,
     Audience,

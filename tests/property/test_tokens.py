@@ -8,7 +8,7 @@ import jwt
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bridge.identity.tokens import _Jws
+from natsbridge.bridge.identity.tokens import _Jws
 
 ODD = b"+/=!\n\xff"
 segments = st.one_of(

@@ -21,10 +21,10 @@ from hypothesis.stateful import (
     rule,
 )
 
-from bridge.broker.interests import Interests
-from bridge.broker.topics import Topics
-from schemas.patterns import ANY
-from schemas.subjects import Subjects
+from natsbridge.bridge.nats.subscriptions import Interests
+from natsbridge.bridge.nats.topics import Topics
+from natsbridge.schemas.patterns import ANY
+from natsbridge.schemas.subjects import Subjects
 from tests.support.scripted_nats import ScriptedNats, Turns
 
 TYPE = "review.updated"

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from schemas.subjects import Address, Audience
+from natsbridge.schemas.subjects import Address, Audience
 from tests.support.bus import CATALOGUE
 
 SHOWN: Final = 5

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from schemas.envelope import new_id
+from natsbridge.schemas.envelope import new_id
 from tests.support.peers import Peer
 from tests.support.rights import event
 

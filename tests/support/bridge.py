@@ -23,7 +23,7 @@ from uuid import uuid4
 
 import pytest
 
-from schemas.subjects import Subjects
+from natsbridge.schemas.subjects import Subjects
 from tests.support.clients import SECRET
 from tests.support.nats_server import NatsServer
 
@@ -160,9 +160,9 @@ class OutputProcess:
 
 
 class BridgeProcess(OutputProcess):
-    """``bridge serve`` with settings of its own, on a port and with subjects of its own."""
+    """``natsbridge serve`` with settings of its own, on a port and with subjects of its own."""
 
-    module = "bridge.cli"
+    module = "natsbridge.bridge.cli"
     """What is run."""
 
     def __init__(self, nats_url: str, settings: Mapping[str, str] | None = None) -> None:

@@ -18,9 +18,9 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from schemas.catalogue import Catalogue
-from schemas.envelope import new_id, timestamp
-from schemas.subjects import (
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.envelope import new_id, timestamp
+from natsbridge.schemas.subjects import (
     NO_RESOURCE,
     Address,
     Audience,

@@ -21,7 +21,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Response
 
-from schemas.codes import INVALID_TOKEN, CloseCode
+from natsbridge.schemas.codes import INVALID_TOKEN, CloseCode
 
 SECRET: Final = "contract-tests-sign-with-this-secret-of-64-bytes-0123456789-0123456789"
 DEADLINE: Final = 5.0

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from schemas.subjects import Address
+from natsbridge.schemas.subjects import Address
 from tests.support.bus import to_user, topic
-from tests.support.house import House, Visitor, person
+from tests.support.harness import House, Visitor, person
 
 MINE = to_user("1", "upload.completed", "7")
 REVIEW = topic("review.updated", "77")

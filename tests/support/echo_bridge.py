@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import signal
 
-from bridge.delivery.frames import text_frame
-from bridge.sockets.parsers import Parsers
-from bridge.sockets.socket import Socket
-from bridge.sockets.upgrade import Admitted, Handshake, Upgrades
+from natsbridge.bridge.delivery.frames import text_frame
+from natsbridge.bridge.websocket.parsers import Parsers
+from natsbridge.bridge.websocket.socket import Socket
+from natsbridge.bridge.websocket.upgrade import Admitted, Handshake, Upgrades
 from tests.support.port import serving
 
 MAX_SIZE = 64 * 1024 * 1024

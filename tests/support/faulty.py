@@ -15,7 +15,7 @@ from uuid import uuid4
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from schemas.subjects import Subjects
+from natsbridge.schemas.subjects import Subjects
 from tests.support.accounting import Ledger
 from tests.support.bridge import BridgeProcess, finish
 from tests.support.clients import http, mint
@@ -24,7 +24,7 @@ from tests.support.model import Wish
 from tests.support.nats_server import NatsServer
 from tests.support.proxy import Proxy
 from tests.support.resuming_client import OnMessage
-from tests.support.steady import Addresses, Plain, SteadyPublisher, Way, mixed
+from tests.support.steady_publisher import Addresses, Plain, SteadyPublisher, Way, mixed
 
 USERS: Final = ("ann", "bob.b@example.com", "cy")
 

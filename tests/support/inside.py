@@ -9,11 +9,11 @@ from typing import Self
 
 from nats.aio.client import Client
 
-from bridge.app import Bridge
-from bridge.broker.connection import Connection
-from bridge.broker.control import Operation
-from bridge.broker.ingest import Receive
-from bridge.settings import BridgeSettings
+from natsbridge.bridge.app import Bridge
+from natsbridge.bridge.nats.connection import Connection
+from natsbridge.bridge.nats.control import Operation
+from natsbridge.bridge.nats.ingest import Receive
+from natsbridge.bridge.settings import BridgeSettings
 from tests.support.bridge import settings_of
 
 

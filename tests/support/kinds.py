@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from schemas.catalogue import Catalogue, EventType
-from schemas.events import Overflow
+from natsbridge.schemas.catalogue import Catalogue, EventType
+from natsbridge.schemas.events import Overflow
 from tests.support import own_events
 
 CATALOGUE: Final = Catalogue.load([own_events.__name__])

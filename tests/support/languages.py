@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from schemas.subjects import Audience
+from natsbridge.schemas.subjects import Audience
 
 DELIVERED: Final = "delivered"
 REFUSED: Final = "refused"

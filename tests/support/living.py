@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.house import House
+from tests.support.harness import House
 from tests.support.virtual_loop import VirtualLoop
 
 

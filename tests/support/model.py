@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any, Final
 
-from schemas.subjects import Address, Audience, encode_id
+from natsbridge.schemas.subjects import Address, Audience, encode_id
 
 TYPES: Final = (
     "upload.progress",

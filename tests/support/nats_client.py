@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Final, Protocol
 
-from bridge.broker.ingest import Ingest, Receive
+from natsbridge.bridge.nats.ingest import Ingest, Receive
 
 Call = tuple[Any, ...]
 

@@ -27,9 +27,9 @@ import nats
 from nats.aio.client import Client
 from nats.js.api import RePublish, StorageType, StreamConfig
 
-from bridge.broker.shape import event_subjects
-from schemas.catalogue import Catalogue
-from schemas.subjects import Subjects
+from natsbridge.bridge.nats.shape import event_subjects
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.subjects import Subjects
 
 DEADLINE = 20.0
 """Longest wait for a server to start or stop, in seconds."""

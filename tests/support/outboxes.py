@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from bridge.delivery.outbox import Flush, Outbox
+from natsbridge.bridge.delivery.outbox import Flush, Outbox
 from tests.support.kinds import DURABLE
 from tests.support.scripted_nats import Turns
 

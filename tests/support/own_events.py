@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.events import EventData, event
-from schemas.subjects import Audience
+from natsbridge.schemas.events import EventData, event
+from natsbridge.schemas.subjects import Audience
 
 
 @event("invoice.paid", resource="invoice_id")

@@ -10,9 +10,9 @@ from typing import Any
 
 import uvicorn
 
-from bridge.http.acceptor import Acceptor
-from bridge.http.protocol import Edge, HttpConnection
-from bridge.sockets.pending import Pending
+from natsbridge.bridge.http.acceptor import Acceptor
+from natsbridge.bridge.http.protocol import Edge, HttpConnection
+from natsbridge.bridge.websocket.pending import Pending
 
 MAX_BODY = 2000
 

@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 import nats
 from nats.aio.msg import Msg
 
-from schemas.subjects import Root, Subjects
+from natsbridge.schemas.subjects import Root, Subjects
 from tests.support.bus import envelope, to_user
 from tests.support.clients import mint
 from tests.support.lean import PING, TEXT, LeanClient, masked

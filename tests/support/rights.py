@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytest
 
-from schemas.envelope import new_id, timestamp
+from natsbridge.schemas.envelope import new_id, timestamp
 from tests.support.bridge import BridgeProcess, finish
 from tests.support.nats_server import EmbeddedNats
 from tests.support.peers import PEERS, Login, Peer

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from bridge.broker.ingest import Receive
+from natsbridge.bridge.nats.ingest import Receive
 
 
 class Latch(Protocol):

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from bridge.sockets.parsers import Parsers
-from bridge.sockets.socket import Socket
+from natsbridge.bridge.websocket.parsers import Parsers
+from natsbridge.bridge.websocket.socket import Socket
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 MASK: Final = b"\x5a\x00\xff\x21"

@@ -1,7 +1,7 @@
 """A JetStream stream in memory: what is stored, what of it is gone, whether it answers.
 
-Stands for both the :class:`bridge.broker.streams.Stream` and the
-:class:`bridge.broker.history.History` of a bridge. Each question takes a turn of the loop.
+Stands for both the :class:`natsbridge.bridge.nats.stream.Stream` and the
+:class:`natsbridge.bridge.nats.history.History` of a bridge. Each question takes a turn of the loop.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bridge.broker.history import Batch, Stored
-from bridge.broker.streams import Head
-from bridge.errors import BrokerUnavailable
+from natsbridge.bridge.errors import BrokerUnavailable
+from natsbridge.bridge.nats.history import Batch, Stored
+from natsbridge.bridge.nats.stream import Head
 from tests.support.republished import republished
 
 NAME: Final = "EVENTS"

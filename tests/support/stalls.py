@@ -1,4 +1,4 @@
-"""``bridge serve`` that tells how much CPU time single iterations of its event loop took.
+"""``natsbridge serve`` that tells how much CPU time single iterations of its event loop took.
 
 ``python -m tests.support.stalls serve`` prints ``stall 0.0421`` for each iteration over
 :data:`TOLD_FROM` seconds. CPU time, not the clock's: what a busy machine gives to others in the
@@ -12,8 +12,9 @@ import sys
 from time import thread_time
 from typing import Final
 
-from bridge.cli import main
-from bridge.loop import FairLoop
+from natsbridge.bridge.cli.main import main
+from natsbridge.bridge.runtime import process
+from natsbridge.bridge.runtime.loop import FairLoop
 from tests.support.bridge import BridgeProcess
 
 TOLD_FROM: Final = 0.02
@@ -43,7 +44,5 @@ class TimedBridge(BridgeProcess):
 
 
 if __name__ == "__main__":
-    import bridge.process
-
-    bridge.process.FairLoop = TimedLoop  # type: ignore[misc]
+    process.FairLoop = TimedLoop  # type: ignore[misc]
     sys.exit(main())

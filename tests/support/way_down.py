@@ -17,13 +17,13 @@ from typing import Any, Final
 
 import pytest
 
-from bridge.broker.ingest import Receive, Tap
-from bridge.broker.interests import Interests
-from bridge.broker.topics import Topics
-from bridge.delivery.hub import Hub
-from bridge.delivery.outbox import Flush, Outbox
-from schemas.catalogue import Catalogue
-from schemas.subjects import Subjects
+from natsbridge.bridge.delivery.hub import Hub
+from natsbridge.bridge.delivery.outbox import Flush, Outbox
+from natsbridge.bridge.nats.ingest import Receive, Tap
+from natsbridge.bridge.nats.subscriptions import Interests
+from natsbridge.bridge.nats.topics import Topics
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.subjects import Subjects
 from tests.support.republished import republished
 from tests.support.scripted_nats import Turns
 

@@ -1,4 +1,7 @@
-"""Which part may import which: architecture.md §8, read from the source of every file."""
+"""Which part may import which, read from the source of every file.
+
+Names of our own modules stand here without ``natsbridge.``.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("schemas", "publishers", "bridge")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+OWN = "natsbridge."
 
 IO = frozenset(
     {
@@ -26,7 +30,7 @@ IO = frozenset(
 
 
 def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = path.relative_to(ROOT).with_suffix("").parts[2:]
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
@@ -45,7 +49,7 @@ def imports(path: Path) -> frozenset[str]:
             assert node.module is not None
             found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return frozenset(found)
+    return frozenset(name.removeprefix(OWN) for name in found)
 
 
 def reaches(path: Path, *packages: str) -> set[str]:
@@ -61,7 +65,7 @@ def under(*places: str) -> list[Path]:
     """The files of these packages and modules."""
     chosen = []
     for place in places:
-        path = ROOT / place.replace(".", "/")
+        path = ROOT / place.split(".")[0] / "natsbridge" / place.replace(".", "/")
         found = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
         assert found, place
         chosen += found
@@ -125,7 +129,7 @@ PURE = [
         "bridge.limits",
         "bridge.identity",
         "bridge.sessions.handlers",
-        "bridge.sessions.positions",
+        "bridge.replay.positions",
         "bridge.sessions.states",
         "bridge.sessions.registry",
     )
@@ -147,7 +151,7 @@ def test_pure_parts_import_no_io(path: Path) -> None:
 def test_pure_parts_import_nothing_that_does(path: Path) -> None:
     """Nor by way of the bridge's own parts that do I/O."""
     found = reaches(
-        path, "bridge.broker", "bridge.sockets", "bridge.http", "bridge.app", "bridge.sessions"
+        path, "bridge.nats", "bridge.websocket", "bridge.http", "bridge.app", "bridge.sessions"
     )
     allowed = ("bridge.sessions.handlers", "bridge.sessions.states", "bridge.sessions.registry")
     if module_name(path) == "bridge.sessions.registry":
@@ -160,20 +164,20 @@ def test_keys_reach_out_in_one_way(path: Path) -> None:
     """Fetching keys is a thread with urllib, and a loop that waits for it."""
     found = {name.split(".")[0] for name in imports(path)} & IO
     assert found <= {"asyncio", "http", "pathlib", "socket", "threading", "urllib"}
-    assert not reaches(path, "bridge.broker", "bridge.sockets", "bridge.http", "bridge.sessions")
+    assert not reaches(path, "bridge.nats", "bridge.websocket", "bridge.http", "bridge.sessions")
 
 
 @pytest.mark.parametrize(
     ("part", "others"),
     [
-        ("bridge.broker", ("bridge.sockets", "bridge.sessions", "bridge.http", "bridge.delivery")),
-        ("bridge.sockets", ("bridge.broker", "bridge.sessions", "bridge.http", "nats")),
-        ("bridge.delivery", ("bridge.broker", "bridge.sockets", "bridge.sessions", "bridge.http")),
-        ("bridge.identity", ("bridge.broker", "bridge.sockets", "bridge.sessions", "bridge.http")),
+        ("bridge.nats", ("bridge.websocket", "bridge.sessions", "bridge.http", "bridge.delivery")),
+        ("bridge.websocket", ("bridge.nats", "bridge.sessions", "bridge.http", "nats")),
+        ("bridge.delivery", ("bridge.nats", "bridge.websocket", "bridge.sessions", "bridge.http")),
+        ("bridge.identity", ("bridge.nats", "bridge.websocket", "bridge.sessions", "bridge.http")),
         ("bridge.limits", ("bridge",)),
-        ("bridge.telemetry", ("bridge.broker", "bridge.sockets", "bridge.sessions", "bridge.http")),
+        ("bridge.telemetry", ("bridge.nats", "bridge.websocket", "bridge.sessions", "bridge.http")),
         ("bridge.sessions", ("bridge.http", "nats", "uvicorn", "fastapi", "websockets")),
-        ("bridge.settings", ("bridge.broker", "bridge.sockets", "bridge.sessions", "bridge.http")),
+        ("bridge.settings", ("bridge.nats", "bridge.websocket", "bridge.sessions", "bridge.http")),
     ],
 )
 def test_parts_that_do_not_know_each_other(part: str, others: tuple[str, ...]) -> None:
@@ -189,7 +193,7 @@ def test_parts_that_do_not_know_each_other(part: str, others: tuple[str, ...]) -
 
 def test_only_the_composition_root_knows_everything() -> None:
     """No other file joins NATS, sockets and HTTP; the command line starts what app.py joins."""
-    everything = ("bridge.broker.connection", "bridge.sockets", "bridge.http")
+    everything = ("bridge.nats.connection", "bridge.websocket", "bridge.http")
     joined = [
         module_name(path)
         for path in under("bridge")
@@ -201,7 +205,7 @@ def test_only_the_composition_root_knows_everything() -> None:
         for path in under("bridge")
         if reaches(path, "bridge.app")
     }
-    assert importers <= {"bridge", "bridge.commands"}
+    assert importers <= {"bridge.runtime", "bridge.cli"}
 
 
 def one_importer_of(*packages: str, within: str) -> set[str]:
@@ -211,10 +215,10 @@ def one_importer_of(*packages: str, within: str) -> set[str]:
 @pytest.mark.parametrize(
     ("package", "within", "allowed"),
     [
-        ("nats", "bridge", ("bridge.broker", "bridge.commands", "bridge.cli", "bridge.app")),
-        ("nats.protocol", "bridge", ("bridge.broker.ingest",)),
+        ("nats", "bridge", ("bridge.nats", "bridge.cli", "bridge.app", "bridge.replay")),
+        ("nats.protocol", "bridge", ("bridge.nats.ingest",)),
         ("nats", "publishers", ("publishers.client", "publishers.connection")),
-        ("websockets", "bridge", ("bridge.sockets", "bridge.commands")),
+        ("websockets", "bridge", ("bridge.websocket", "bridge.cli")),
         ("uvicorn", "bridge", ("bridge.http.protocol", "bridge.http.server")),
         ("fastapi", "bridge", ("bridge.http",)),
     ],
@@ -236,7 +240,7 @@ PRIVATE: dict[str, Callable[[ast.Attribute], bool]] = {
 def test_one_file_knows_the_internals(what: str) -> None:
     """Names that a new nats-py may change are used in ``broker/ingest.py`` alone."""
     users = set()
-    for path in under("bridge.broker"):
+    for path in under("bridge.nats"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if (
                 isinstance(node, ast.Attribute)
@@ -244,4 +248,4 @@ def test_one_file_knows_the_internals(what: str) -> None:
                 and not (isinstance(node.value, ast.Name) and node.value.id == "self")
             ):
                 users.add(module_name(path))
-    assert users == {"bridge.broker.ingest"}
+    assert users == {"bridge.nats.ingest"}

@@ -10,8 +10,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from bridge.http import metrics
-from bridge.telemetry.observer import Line, Observer
+from natsbridge.bridge.http import metrics
+from natsbridge.bridge.telemetry.observer import Line, Observer
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text()

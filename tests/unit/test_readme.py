@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge import cli
-from bridge.commands import settings_table
-from bridge.settings import SECTIONS
-from schemas import events
-from schemas.catalogue import Catalogue, declared
-from schemas.codes import (
+from natsbridge.bridge.cli import main as cli
+from natsbridge.bridge.cli import settings_table
+from natsbridge.bridge.settings import SECTIONS
+from natsbridge.schemas import events
+from natsbridge.schemas.catalogue import Catalogue, declared
+from natsbridge.schemas.codes import (
     CLOSE_CODES,
     ErrorCode,
     GapReason,
@@ -24,7 +24,7 @@ from schemas.codes import (
     RejectReason,
     ResumeReason,
 )
-from schemas.commands import CLIENT_MESSAGE_TYPES
+from natsbridge.schemas.commands import CLIENT_MESSAGE_TYPES
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -56,7 +56,7 @@ def snippets(text: str, marker: str) -> list[str]:
 
 
 def test_settings_table_is_the_generated_one() -> None:
-    """To mend it: ``python -m bridge.cli settings --write README.md``."""
+    """To mend it: ``python -m natsbridge.bridge.cli settings --write README.md``."""
     assert README.count(settings_table.markdown()) == 1
 
 
@@ -107,7 +107,7 @@ def test_every_variable_that_is_named_exists() -> None:
     known = {
         field.alias for section in SECTIONS.values() for field in section.model_fields.values()
     }
-    settings = importlib.import_module("publishers.settings")
+    settings = importlib.import_module("natsbridge.publishers.settings")
     known |= {field.alias for field in settings.PublisherSettings.model_fields.values()}
     known |= {"BRIDGE_TOKEN", "BRIDGE_PASSWORD"}
     compose = (ROOT / "docker-compose.yml").read_text()
@@ -118,17 +118,17 @@ def test_every_variable_that_is_named_exists() -> None:
 
 
 def test_every_command_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each ``bridge …`` command in the pages is one of the program's."""
+    """Each ``natsbridge …`` command in the pages is one of the program's."""
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     commands = set(re.findall(r"^    (\w+)", capsys.readouterr().out, re.MULTILINE))
     assert "serve" in commands
     for page in PAGES:
         for line in re.findall(
-            r"(?:`|^|&& |bin/)bridge ([a-z]+)\b", page.read_text(), re.MULTILINE
+            r"(?:`|^|&& |bin/)natsbridge ([a-z]+)\b", page.read_text(), re.MULTILINE
         ):
             assert line in commands, (page.name, line)
-    listed = {cells.split()[1] for cells in rows(README) if cells.startswith("bridge ")}
+    listed = {cells.split()[1] for cells in rows(README) if cells.startswith("natsbridge ")}
     assert listed == commands
 
 
@@ -170,7 +170,7 @@ def test_event_types_of_the_pages_can_be_used(page: str) -> None:
 
 def test_publisher_of_the_readme_calls_what_the_sdk_has() -> None:
     """Each method that the README calls takes the arguments that it gives."""
-    publishers = importlib.import_module("publishers")
+    publishers = importlib.import_module("natsbridge.publishers")
     [source] = snippets(README, "publisher")
     tree = ast.parse(source)
     [function] = [node for node in tree.body if isinstance(node, ast.AsyncFunctionDef)]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from bridge.telemetry.logs import REDACTED, configure, redact
+from natsbridge.bridge.telemetry.logs import REDACTED, configure, redact
 
 pytestmark = pytest.mark.anyio
 
@@ -46,7 +46,7 @@ def restored() -> Iterator[None]:
         each.propagate, each.disabled = propagate, disabled
 
 
-log = logging.getLogger("bridge.test")
+log = logging.getLogger("natsbridge.test")
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
@@ -67,7 +67,7 @@ def test_text_is_one_line_with_its_fields(capsys: pytest.CaptureFixture[str]) ->
     time, _, rest = line.partition(" ")
     assert len(time) == 24
     assert time.endswith("Z")
-    assert rest == 'INFO bridge.test: hello you connection=c1 size=3 why="two words"'
+    assert rest == 'INFO natsbridge.test: hello you connection=c1 size=3 why="two words"'
 
 
 def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +77,7 @@ def test_json_is_one_object_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     (record,) = records(capsys)
     assert record.pop("time").endswith("Z")
     assert record == {
-        "level": "warning", "logger": "bridge.test", "message": "hello you", "size": 3,
+        "level": "warning", "logger": "natsbridge.test", "message": "hello you", "size": 3,
         "odd": "<class 'object'>",
     }  # fmt: skip
 

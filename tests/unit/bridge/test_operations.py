@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bridge.http.operations import operations
+from natsbridge.bridge.http.operations import operations
 
 TEXT = json.dumps({"type": "notice", "data": {"text": "é"}}, ensure_ascii=False)
 

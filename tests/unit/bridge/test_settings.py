@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bridge.settings import SECTIONS, BridgeSettings
-from schemas.bus import BusSettings, Settings, SettingsError
+from natsbridge.bridge.settings import SECTIONS, BridgeSettings
+from natsbridge.schemas.bus import BusSettings, Settings, SettingsError
 
 SECRET = "canary-secret-of-more-than-32-bytes-0123456789"
 BASE = {"BRIDGE_JWT_SECRET": SECRET}

@@ -18,16 +18,16 @@ from typing import Any, Final, Self
 import pytest
 from websockets.asyncio.client import connect
 
-from bridge.broker import ingest as ingest_module
-from bridge.broker.ingest import FULL_READ
-from bridge.delivery import hub as hub_module
-from bridge.delivery.outbox import LARGE
-from bridge.loop import FairLoop
-from bridge.sockets.parsers import Parsers
-from bridge.sockets.socket import Socket
-from bridge.sockets.upgrade import Admitted, Handshake, Upgrades
-from bridge.transport import Transport, lend
-from schemas.catalogue import EventType
+from natsbridge.bridge.delivery import hub as hub_module
+from natsbridge.bridge.delivery.outbox import LARGE
+from natsbridge.bridge.nats import ingest as ingest_module
+from natsbridge.bridge.nats.ingest import FULL_READ
+from natsbridge.bridge.runtime.loop import FairLoop
+from natsbridge.bridge.runtime.transport import Transport, lend
+from natsbridge.bridge.websocket.parsers import Parsers
+from natsbridge.bridge.websocket.socket import Socket
+from natsbridge.bridge.websocket.upgrade import Admitted, Handshake, Upgrades
+from natsbridge.schemas.catalogue import EventType
 from tests.support.port import pending as counts
 from tests.support.port import serving
 from tests.support.way_down import STREAM, WayDown, Work, work_of

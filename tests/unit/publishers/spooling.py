@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from publishers import EventPublisher, PublisherSettings, Spool
+from natsbridge.publishers import EventPublisher, PublisherSettings, Spool
 from tests.unit.publishers.fake_broker import FakeBroker
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from publishers import Command, Commands, EventPublisher, Refused
-from schemas.codes import ErrorCode
+from natsbridge.publishers import Command, Commands, EventPublisher, Refused
+from natsbridge.schemas.codes import ErrorCode
 
 
 async def handler(command: Command) -> None:

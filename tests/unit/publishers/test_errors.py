@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from publishers import EventPublisher, PublishError, PublisherSettings, errors
-from schemas.bus import BusSettings, SettingsError
+from natsbridge.publishers import EventPublisher, PublishError, PublisherSettings, errors
+from natsbridge.schemas.bus import BusSettings, SettingsError
 
 
 def test_the_tree_in_the_docstring_is_the_tree() -> None:

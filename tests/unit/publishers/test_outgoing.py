@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
-from publishers import EVERYBODY, SUBSCRIBERS, InvalidEvent, OutgoingEvent, To
-from publishers.outgoing import Outbox, invalid_data, time_text
-from schemas.catalogue import Catalogue
-from schemas.cursors import CURSOR_ROOM
-from schemas.events import (
+from natsbridge.publishers import EVERYBODY, SUBSCRIBERS, InvalidEvent, OutgoingEvent, To
+from natsbridge.publishers.outgoing import Outbox, invalid_data, time_text
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.cursors import CURSOR_ROOM
+from natsbridge.schemas.events import (
     EventData,
     ReviewUpdated,
     SystemNotification,
@@ -26,7 +26,7 @@ from schemas.events import (
     UploadProgress,
     event,
 )
-from schemas.subjects import Address, Audience, Subjects, decode_id
+from natsbridge.schemas.subjects import Address, Audience, Subjects, decode_id
 
 CATALOGUE = Catalogue.load()
 SUBJECTS = Subjects("test")

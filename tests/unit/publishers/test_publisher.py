@@ -8,7 +8,7 @@ import json
 
 import pytest
 
-from publishers import (
+from natsbridge.publishers import (
     Commands,
     EventPublisher,
     InvalidEvent,
@@ -21,7 +21,7 @@ from publishers import (
     StreamRefused,
     UploadEvents,
 )
-from schemas.events import UploadCompleted
+from natsbridge.schemas.events import UploadCompleted
 from tests.unit.publishers.fake_broker import NO_RESPONDERS, FakeBroker, acknowledgement
 
 

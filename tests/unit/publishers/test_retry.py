@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publishers.retry import FIRST, LONGEST, TRIES, patience, pause
+from natsbridge.publishers.retry import FIRST, LONGEST, TRIES, patience, pause
 
 CHANCES = st.floats(0, 1, exclude_max=True)
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from publishers.samples.service import SampleSettings, deck
-from schemas.bus import SettingsError
+from natsbridge.publishers.samples.service import SampleSettings, deck
+from natsbridge.schemas.bus import SettingsError
 
 
 @given(st.lists(st.integers(), min_size=1, max_size=8), st.integers(1, 5))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from publishers import (
+from natsbridge.publishers import (
     PublisherClosed,
     Receipt,
     SpoolFailed,
@@ -17,8 +17,8 @@ from publishers import (
     SpoolLocked,
     UploadEvents,
 )
-from publishers.forwarder import Forwarder
-from publishers.spool_file import Spooled, SpoolFile
+from natsbridge.publishers.forwarder import Forwarder
+from natsbridge.publishers.spool_file import Spooled, SpoolFile
 from tests.unit.publishers.fake_broker import (
     NO_RESPONDERS,
     NOT_FOUND,

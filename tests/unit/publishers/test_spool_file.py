@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from publishers import OutgoingEvent, SpoolFailed, SpoolFull, SpoolLocked
-from publishers.spool_file import Mark, SpoolFile, from_row, size_of, to_row
-from publishers.spool_room import Room
+from natsbridge.publishers import OutgoingEvent, SpoolFailed, SpoolFull, SpoolLocked
+from natsbridge.publishers.spool_file import Mark, SpoolFile, from_row, size_of, to_row
+from natsbridge.publishers.spool_quota import Room
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 EVENTS = st.builds(

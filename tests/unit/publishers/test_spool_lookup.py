@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from publishers import UploadEvents
+from natsbridge.publishers import UploadEvents
 from tests.unit.publishers.fake_broker import (
     NO_RESPONDERS,
     NOT_FOUND,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from publishers import (
+from natsbridge.publishers import (
     EVERYBODY,
     SUBSCRIBERS,
     EventPublisher,
@@ -21,7 +21,7 @@ from publishers import (
     SystemEvents,
     UploadEvents,
 )
-from schemas.catalogue import Catalogue
+from natsbridge.schemas.catalogue import Catalogue
 
 Call = Callable[[EventPublisher], Awaitable[list[Receipt]]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.bus import BusSettings, SettingsError
+from natsbridge.schemas.bus import BusSettings, SettingsError
 
 
 def test_answers_come_to_the_inbox_prefix_that_is_set() -> None:

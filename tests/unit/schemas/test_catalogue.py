@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas import events
-from schemas.catalogue import Catalogue, declared
-from schemas.codes import RejectReason
-from schemas.errors import CatalogueError, EventError
-from schemas.patterns import Pattern
+from natsbridge.schemas import events
+from natsbridge.schemas.catalogue import Catalogue, declared
+from natsbridge.schemas.codes import RejectReason
+from natsbridge.schemas.errors import CatalogueError, EventError
+from natsbridge.schemas.patterns import Pattern
 from tests.support import own_events
 from tests.support.own_events import InvoicePaid
 
@@ -77,7 +77,7 @@ def test_a_type_declared_twice_is_refused(write: Write) -> None:
     """Two models of one name: a CatalogueError that names the type."""
     name = write(
         "own_twice",
-        "from schemas.events import EventData, event\n"
+        "from natsbridge.schemas.events import EventData, event\n"
         "@event('upload.progress')\nclass Mine(EventData):\n    upload_id: str\n",
     )
     with pytest.raises(CatalogueError, match=r"upload\.progress is declared twice"):
@@ -115,7 +115,7 @@ def test_a_module_that_fails_at_import_is_named(write: Write, text: str) -> None
 
 def test_a_module_without_types_is_named(write: Write) -> None:
     """A module that declares nothing, or only passes built-in types on, is a mistake."""
-    name = write("own_empty", "from schemas.events import UploadProgress, EventData\n")
+    name = write("own_empty", "from natsbridge.schemas.events import UploadProgress, EventData\n")
     with pytest.raises(CatalogueError, match="'own_empty' declares no event type"):
         Catalogue.load([name])
 
@@ -124,7 +124,7 @@ def test_a_wrong_declaration_in_a_module_is_told(write: Write) -> None:
     """An own type that contradicts itself stops the start with its reason."""
     name = write(
         "own_wrong",
-        "from schemas.events import EventData, event\n"
+        "from natsbridge.schemas.events import EventData, event\n"
         "@event('Invoice')\nclass Mine(EventData):\n    x: str\n",
     )
     with pytest.raises(CatalogueError, match="Invoice"):

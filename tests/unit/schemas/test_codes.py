@@ -6,8 +6,8 @@ from enum import StrEnum
 
 import pytest
 
-from schemas import codes
-from schemas.codes import CLOSE_CODES, CloseCode, ErrorCode, PatternReason, RejectReason
+from natsbridge.schemas import codes
+from natsbridge.schemas.codes import CLOSE_CODES, CloseCode, ErrorCode, PatternReason, RejectReason
 
 ROWS = {
     1000: "", 1001: "GOING_AWAY", 1002: "PROTOCOL_ERROR", 1007: "INVALID_UTF8",

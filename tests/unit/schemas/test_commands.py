@@ -7,8 +7,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from schemas.codes import ErrorCode
-from schemas.commands import (
+from natsbridge.schemas.codes import ErrorCode
+from natsbridge.schemas.commands import (
     Authenticate,
     CommandReply,
     Heartbeat,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.cursors import MAX_CURSOR, Cursor
-from schemas.errors import CursorError, SchemaError
+from natsbridge.schemas.cursors import MAX_CURSOR, Cursor
+from natsbridge.schemas.errors import CursorError, SchemaError
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import pytest
 
-from schemas import envelope
-from schemas.envelope import new_id, schema_header, splice_cursor, timestamp
+from natsbridge.schemas import envelope
+from natsbridge.schemas.envelope import new_id, schema_header, splice_cursor, timestamp
 
 
 def test_an_id_is_a_uuid_of_version_7() -> None:

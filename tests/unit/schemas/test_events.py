@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from schemas.catalogue import Catalogue, EventType
-from schemas.codes import RejectReason
-from schemas.errors import CatalogueError, EventError
-from schemas.events import EventData, Overflow, event
-from schemas.subjects import NO_RESOURCE, Audience
+from natsbridge.schemas.catalogue import Catalogue, EventType
+from natsbridge.schemas.codes import RejectReason
+from natsbridge.schemas.errors import CatalogueError, EventError
+from natsbridge.schemas.events import EventData, Overflow, event
+from natsbridge.schemas.subjects import NO_RESOURCE, Audience
 
 CATALOGUE = Catalogue.load()
 GOOD: dict[str, Any] = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.errors import PatternError
-from schemas.patterns import Pattern
+from natsbridge.schemas.errors import PatternError
+from natsbridge.schemas.patterns import Pattern
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from schemas.codes import ErrorCode, GapReason, PatternReason, ResumeReason
-from schemas.replies import (
+from natsbridge.schemas.codes import ErrorCode, GapReason, PatternReason, ResumeReason
+from natsbridge.schemas.replies import (
     ConnectionEstablished,
     EstablishedData,
     Gap,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from schemas.errors import IdError, SubjectError
-from schemas.subjects import (
+from natsbridge.schemas.errors import IdError, SubjectError
+from natsbridge.schemas.subjects import (
     Address,
     Audience,
     Root,

@@ -6,9 +6,15 @@ import pytest
 from websockets.frames import Close, Frame, Opcode
 from websockets.streams import StreamReader
 
-from bridge.delivery.frames import PING, close_frame, cursor_frame, pong_frame, text_frame
-from schemas.codes import CLOSE_CODES, CloseCode
-from schemas.envelope import splice_cursor
+from natsbridge.bridge.delivery.frames import (
+    PING,
+    close_frame,
+    cursor_frame,
+    pong_frame,
+    text_frame,
+)
+from natsbridge.schemas.codes import CLOSE_CODES, CloseCode
+from natsbridge.schemas.envelope import splice_cursor
 
 
 def read(data: bytes) -> Frame:

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from bridge.delivery.frames import text_frame
-from bridge.delivery.hub import Hub
-from bridge.delivery.outbox import Flush, Outbox
-from schemas.catalogue import Catalogue
-from schemas.codes import RejectReason
-from schemas.errors import EventError
-from schemas.subjects import Address, Audience, Root, Subjects
+from natsbridge.bridge.delivery.frames import text_frame
+from natsbridge.bridge.delivery.hub import Hub
+from natsbridge.bridge.delivery.outbox import Flush, Outbox
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.codes import RejectReason
+from natsbridge.schemas.errors import EventError
+from natsbridge.schemas.subjects import Address, Audience, Root, Subjects
 from tests.support import own_events
 from tests.support.bus import everyone, sample, to_user, topic
 from tests.support.republished import republished

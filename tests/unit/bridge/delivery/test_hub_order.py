@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from bridge.delivery import hub as hub_module
-from bridge.delivery import order as order_module
-from bridge.delivery.hub import Hub
-from bridge.delivery.lost import Lost
-from bridge.delivery.outbox import Flush, Outbox
-from schemas.catalogue import Catalogue
-from schemas.events import EventData, event
-from schemas.subjects import Address, Audience, Root, Subjects
+from natsbridge.bridge.delivery import hub as hub_module
+from natsbridge.bridge.delivery import stream_order as order_module
+from natsbridge.bridge.delivery.hub import Hub
+from natsbridge.bridge.delivery.lost import Lost
+from natsbridge.bridge.delivery.outbox import Flush, Outbox
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.events import EventData, event
+from natsbridge.schemas.subjects import Address, Audience, Root, Subjects
 from tests.support.bus import envelope, everyone, to_user, topic
 from tests.support.kinds import CATALOGUE
 from tests.support.republished import republished

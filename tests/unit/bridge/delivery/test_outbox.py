@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.delivery.outbox import Outbox
+from natsbridge.bridge.delivery.outbox import Outbox
 from tests.support.outboxes import MAX_BYTES, MAX_FRAMES, Connection, Scene
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.delivery.pacing import Pace, Paces
+from natsbridge.bridge.delivery.pacing import Pace, Paces
 from tests.support.kinds import CONFLATED
 
 

@@ -8,8 +8,8 @@ import json
 
 import pytest
 
-from schemas.codes import RejectReason
-from schemas.subjects import Root
+from natsbridge.schemas.codes import RejectReason
+from natsbridge.schemas.subjects import Root
 from tests.support.bus import to_user
 from tests.support.republished import republished
 from tests.unit.bridge.delivery.test_hub import Client, Scene, event

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bridge.http.protocol import MAX_FRAMING, MAX_HEADERS
-from bridge.sockets.pending import Pending
+from natsbridge.bridge.http.protocol import MAX_FRAMING, MAX_HEADERS
+from natsbridge.bridge.websocket.pending import Pending
 from tests.support import port
 from tests.support.faulty import eventually
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridge.http.protocol import MAX_FRAMING
+from natsbridge.bridge.http.protocol import MAX_FRAMING
 from tests.support import port
 from tests.support.port import MAX_BODY
 

@@ -9,9 +9,9 @@ from http import HTTPStatus
 
 import pytest
 
-from bridge.sockets.parsers import Parsers
-from bridge.sockets.socket import Socket
-from bridge.sockets.upgrade import Admitted, Handshake, Refused, Upgrades
+from natsbridge.bridge.websocket.parsers import Parsers
+from natsbridge.bridge.websocket.socket import Socket
+from natsbridge.bridge.websocket.upgrade import Admitted, Handshake, Refused, Upgrades
 from tests.support import port
 from tests.support.faulty import eventually
 from tests.support.scripted_peer import TEXT, Owner, client_frame, server_frames

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.identity.grants import GrantPolicy
-from bridge.identity.tokens import Identity
-from schemas.catalogue import Catalogue
-from schemas.subjects import encode_id
+from natsbridge.bridge.identity.grants import GrantPolicy
+from natsbridge.bridge.identity.tokens import Identity
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.subjects import encode_id
 
 
 class Clock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.identity.failures import LOOK_UPS, VERIFICATIONS, WINDOW, Failures
+from natsbridge.bridge.identity.failures import LOOK_UPS, VERIFICATIONS, WINDOW, Failures
 from tests.unit.bridge.identity.conftest import Clock
 
 ADDRESS = "192.0.2.1"

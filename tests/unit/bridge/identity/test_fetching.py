@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from bridge.identity.fetching import Fetch, JwksError
-from bridge.identity.keys import JwksKeys
+from natsbridge.bridge.identity.fetching import Fetch, JwksError
+from natsbridge.bridge.identity.keys import JwksKeys
 
 pytestmark = pytest.mark.anyio
 

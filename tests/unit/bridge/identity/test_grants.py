@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.errors import StartError, TokenError
-from bridge.identity.grants import (
+from natsbridge.bridge.errors import StartError, TokenError
+from natsbridge.bridge.identity.grants import (
     EVERYTHING,
     MAX_CLAIM_PATTERNS,
     MAX_CLAIMS,
@@ -16,13 +16,13 @@ from bridge.identity.grants import (
     Rules,
     Scope,
 )
-from bridge.settings import GrantRules, GrantsSetting, IdentitySettings
-from schemas import events
-from schemas.bus import SettingsError
-from schemas.catalogue import Catalogue, declared
-from schemas.errors import PatternError
-from schemas.events import EventData, event
-from schemas.patterns import Pattern
+from natsbridge.bridge.settings import GrantRules, GrantsSetting, IdentitySettings
+from natsbridge.schemas import events
+from natsbridge.schemas.bus import SettingsError
+from natsbridge.schemas.catalogue import Catalogue, declared
+from natsbridge.schemas.errors import PatternError
+from natsbridge.schemas.events import EventData, event
+from natsbridge.schemas.patterns import Pattern
 
 
 @event("audit.entry", admin_only=True)

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from pydantic import SecretStr
 
-from bridge.errors import StartError
-from bridge.identity.fetching import MAX_JWKS_BYTES, JwksError
-from bridge.identity.keys import (
+from natsbridge.bridge.errors import StartError
+from natsbridge.bridge.identity.fetching import MAX_JWKS_BYTES, JwksError
+from natsbridge.bridge.identity.keys import (
     JwksKeys,
     StaticKeys,
     VerifyingKey,
@@ -29,7 +29,7 @@ from bridge.identity.keys import (
     parse_jwks,
     usable_algorithms,
 )
-from bridge.settings import ASYMMETRIC, IdentitySettings
+from natsbridge.bridge.settings import ASYMMETRIC, IdentitySettings
 
 pytestmark = pytest.mark.anyio
 
@@ -244,7 +244,7 @@ async def test_outages_are_logged_once_and_without_the_url(
     keys: JwksKeys, issuer: Issuer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One warning says that an outage began, one line that it is over; neither shows the URL."""
-    caplog.set_level("INFO", "bridge")
+    caplog.set_level("INFO", "natsbridge")
     issuer.status = 500
     await keys.refresh()
     await keys.refresh()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.identity.origins import (
+from natsbridge.bridge.identity.origins import (
     address_block,
     client_address,
     host_allowed,

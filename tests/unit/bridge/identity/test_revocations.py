@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.identity.revocations import Revocations
+from natsbridge.bridge.identity.revocations import Revocations
 from tests.unit.bridge.identity.conftest import People
 
 NOW = 1000.0

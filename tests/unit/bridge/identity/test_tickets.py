@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bridge.errors import BrokerUnavailable, BucketFull, TicketError
-from bridge.identity.grants import GrantPolicy
-from bridge.identity.tickets import (
+from natsbridge.bridge.errors import BrokerUnavailable, BucketFull, TicketError
+from natsbridge.bridge.identity.grants import GrantPolicy
+from natsbridge.bridge.identity.tickets import (
     LocalTickets,
     Tickets,
     TicketsExhausted,

@@ -19,19 +19,19 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.errors import StartError, TokenError
-from bridge.identity.grants import ADMIN
-from bridge.identity.keys import VerifyingKey, load_keys
-from bridge.identity.minting import mint
-from bridge.identity.tokens import (
+from natsbridge.bridge.errors import StartError, TokenError
+from natsbridge.bridge.identity.grants import ADMIN
+from natsbridge.bridge.identity.keys import VerifyingKey, load_keys
+from natsbridge.bridge.identity.minting import mint
+from natsbridge.bridge.identity.tokens import (
     MAX_TOKEN_BYTES,
     Deactivated,
     KeyNeeded,
     NotYetValid,
     TokenVerifier,
 )
-from bridge.settings import IdentitySettings
-from schemas.catalogue import Catalogue
+from natsbridge.bridge.settings import IdentitySettings
+from natsbridge.schemas.catalogue import Catalogue
 from tests.unit.bridge.identity.conftest import Clock
 
 pytestmark = pytest.mark.anyio

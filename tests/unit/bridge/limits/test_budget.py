@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.limits.budget import Budget
+from natsbridge.bridge.limits.budget import Budget
 
 
 def test_who_has_spent_all_waits_and_others_do_not() -> None:

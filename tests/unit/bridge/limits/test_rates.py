@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.limits.rates import SlidingWindow, steady_clock
+from natsbridge.bridge.limits.rates import SlidingWindow, steady_clock
 
 WINDOW = 10.0
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bridge.limits.share import Share
+from natsbridge.bridge.limits.share import Share
 
 
 class Loop:
@@ -110,7 +110,7 @@ def test_a_fault_keeps_nobody_waiting(
     loop: Loop, share: Share, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is logged, and the next has its turn."""
-    with caplog.at_level(logging.CRITICAL, "bridge.limits.share"):
+    with caplog.at_level(logging.CRITICAL, "natsbridge.bridge.limits.share"):
         share.run(lambda: 1 / 0)  # type: ignore[arg-type, return-value]
         share.run(loop.call("next"))
         loop.step()

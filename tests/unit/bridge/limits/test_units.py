@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.limits.units import STEPS, Units
+from natsbridge.bridge.limits.units import STEPS, Units
 
 WINDOW = 60.0
 

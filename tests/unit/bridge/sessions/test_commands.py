@@ -7,18 +7,18 @@ import logging
 
 import pytest
 
-from bridge.broker.connection import Nobody
-from bridge.errors import BrokerUnavailable
-from bridge.identity.grants import Grants, Rules
-from bridge.identity.tokens import Identity
-from bridge.sessions.commands import Commands
-from bridge.sessions.handlers import Ask
-from bridge.telemetry.lines import Lines
-from schemas.catalogue import Catalogue
-from schemas.codes import ErrorCode
-from schemas.commands import UploadCancel
-from schemas.replies import CommandAccepted, Error, Reply
-from schemas.subjects import Subjects
+from natsbridge.bridge.errors import BrokerUnavailable
+from natsbridge.bridge.identity.grants import Grants, Rules
+from natsbridge.bridge.identity.tokens import Identity
+from natsbridge.bridge.nats.connection import Nobody
+from natsbridge.bridge.sessions.commands import Commands
+from natsbridge.bridge.sessions.handlers import Ask
+from natsbridge.bridge.telemetry.lines import Lines
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.codes import ErrorCode
+from natsbridge.schemas.commands import UploadCancel
+from natsbridge.schemas.replies import CommandAccepted, Error, Reply
+from natsbridge.schemas.subjects import Subjects
 
 WHO = Identity(
     user_id="u@1",

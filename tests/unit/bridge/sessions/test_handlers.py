@@ -7,14 +7,23 @@ from typing import Any
 
 import pytest
 
-from bridge.identity.grants import Grants, Rules
-from bridge.sessions.handlers import Answer, Ask, Change, Effect, Nothing, Renew, View, handle
-from schemas.catalogue import Catalogue
-from schemas.codes import ErrorCode, PatternReason
-from schemas.commands import parse_client_message
-from schemas.cursors import Cursor
-from schemas.patterns import Pattern
-from schemas.replies import (
+from natsbridge.bridge.identity.grants import Grants, Rules
+from natsbridge.bridge.sessions.handlers import (
+    Answer,
+    Ask,
+    Change,
+    Effect,
+    Nothing,
+    Renew,
+    View,
+    handle,
+)
+from natsbridge.schemas.catalogue import Catalogue
+from natsbridge.schemas.codes import ErrorCode, PatternReason
+from natsbridge.schemas.commands import parse_client_message
+from natsbridge.schemas.cursors import Cursor
+from natsbridge.schemas.patterns import Pattern
+from natsbridge.schemas.replies import (
     Error,
     Pong,
     ResumeCompleted,

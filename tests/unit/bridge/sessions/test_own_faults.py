@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from bridge.broker.topics import Topics
-from bridge.delivery.hub import TopicRoute
-from bridge.sessions import detours, effects
-from bridge.sessions.states import State
-from bridge.sessions.wishes import Wishes
-from schemas import codes
+from natsbridge.bridge.delivery.hub import TopicRoute
+from natsbridge.bridge.nats.topics import Topics
+from natsbridge.bridge.sessions import dispatch, flow
+from natsbridge.bridge.sessions.states import State
+from natsbridge.bridge.sessions.subscriptions import Wishes
+from natsbridge.schemas import codes
 from tests.support.bus import to_user, topic
-from tests.support.house import LINGER, House, Visitor, person
+from tests.support.harness import LINGER, House, Visitor, person
 
 REVIEW = topic("review.updated", "77")
 
@@ -46,7 +46,7 @@ def test_a_message_that_can_not_be_handled_costs_an_answer(
 ) -> None:
     """The client is told INTERNAL_ERROR with its id, and goes on; the fault is in the log."""
     with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
-        broken.setattr(effects, "handle", fail)
+        broken.setattr(dispatch, "handle", fail)
         visitor.say("ping", id="p1")
     assert visitor.told("error")[0]["code"] == "INTERNAL_ERROR"
     assert visitor.messages[-1]["reply_to"] == "p1"
@@ -59,8 +59,8 @@ def test_a_message_that_can_not_be_handled_costs_an_answer(
 @pytest.mark.parametrize(
     ("part", "name"),
     [
-        (detours, "follow"),
-        (detours, "set_paces"),
+        (flow, "follow"),
+        (flow, "set_paces"),
         (Wishes, "begin"),
         (TopicRoute, "add"),
         (Topics, "hold"),
@@ -81,7 +81,7 @@ def test_a_subscription_that_is_half_done_ends_the_connection(
     Nothing of it is left, and others have their events.
     """
     if cursor and name == "follow":
-        part, name = detours, "replay"
+        part, name = flow, "replay"
     other = Visitor(house, person("2"))
     house.answer()
     other.say("subscribe", events=["review.*"])
@@ -174,7 +174,7 @@ def test_a_greeting_that_fails_ends_the_connection(
 ) -> None:
     """A client is not left waiting for ``connection.established``."""
     with monkeypatch.context() as broken, caplog.at_level(logging.ERROR):
-        broken.setattr("bridge.sessions.session.greeting", fail)
+        broken.setattr("natsbridge.bridge.sessions.session.greeting", fail)
         visitor = Visitor(house, person())
         house.answer()
     assert visitor.peer.closes == [(1011, "INTERNAL_ERROR")]

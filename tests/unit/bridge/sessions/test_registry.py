@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from bridge.sessions.registry import MAX_WAITING, Registry
-from bridge.sessions.states import State
+from natsbridge.bridge.sessions.registry import MAX_WAITING, Registry
+from natsbridge.bridge.sessions.states import State
 
 
 @dataclass(eq=False)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from bridge.identity.tokens import Identity
-from bridge.sessions.registry import MAX_WAITING
-from bridge.sessions.session import MAX_EARLY
-from bridge.sessions.states import State
-from schemas.codes import RECONNECT
+from natsbridge.bridge.identity.tokens import Identity
+from natsbridge.bridge.sessions.registry import MAX_WAITING
+from natsbridge.bridge.sessions.session import MAX_EARLY
+from natsbridge.bridge.sessions.states import State
+from natsbridge.schemas.codes import RECONNECT
 from tests.support.bus import to_user, topic
-from tests.support.house import LINGER, PATIENCE, POLICY, House, Visitor, person
+from tests.support.harness import LINGER, PATIENCE, POLICY, House, Visitor, person
 from tests.support.scripted_peer import CLOSE, client_frame
 
 

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from bridge.sessions.states import TRANSITIONS, State, advance
+from natsbridge.bridge.sessions.states import TRANSITIONS, State, advance
 
 ALLOWED = {
     (State.AWAITING, State.CONFIRMING),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from bridge.telemetry.floods import MAX_LINES, Floods
+from natsbridge.bridge.telemetry.floods import MAX_LINES, Floods
 
 
 class Time:
@@ -14,7 +14,7 @@ class Time:
         return self.now
 
 
-def record(message: str, name: str = "bridge.broker.control") -> logging.LogRecord:
+def record(message: str, name: str = "natsbridge.bridge.nats.control") -> logging.LogRecord:
     return logging.LogRecord(name, logging.WARNING, "", 0, message, None, None)
 
 
@@ -36,7 +36,7 @@ def test_a_flood_is_a_few_lines_a_second() -> None:
 def test_what_administrators_did_is_all_written() -> None:
     """Their lines, and those that are bounded where they are made, pass."""
     floods = Floods(1, Time())
-    assert all(floods.filter(record("administrator action", "bridge.admin")) for _ in range(50))
+    assert all(floods.filter(record("administrator action", "natsbridge.admin")) for _ in range(50))
 
 
 def test_messages_without_end_are_bounded() -> None:

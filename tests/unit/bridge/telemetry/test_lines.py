@@ -8,9 +8,17 @@ from typing import Any
 
 import pytest
 
-from bridge.telemetry.lines import INTERVAL, MAX_BLOCKS, MAX_KINDS, MAX_TEXT, Lines, Tally, cut
+from natsbridge.bridge.telemetry.lines import (
+    INTERVAL,
+    MAX_BLOCKS,
+    MAX_KINDS,
+    MAX_TEXT,
+    Lines,
+    Tally,
+    cut,
+)
 
-LOGGER = logging.getLogger("bridge.test.lines")
+LOGGER = logging.getLogger("natsbridge.test.lines")
 
 
 class Time:

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from bridge.telemetry.observer import Observer, shown_path
+from natsbridge.bridge.telemetry.observer import Observer, shown_path
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"
 
@@ -62,7 +62,7 @@ def test_close_codes_of_clients_make_no_labels(code: int, by: str, label: tuple[
 def test_a_hostile_origin_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     """An origin is repeated so that its owner can find it, and not more of it than that."""
     observer = Observer()
-    with caplog.at_level(logging.INFO, "bridge.clients"):
+    with caplog.at_level(logging.INFO, "natsbridge.clients"):
         observer.handshake_refused(
             403,
             "ORIGIN_NOT_ALLOWED",
@@ -89,7 +89,7 @@ def test_evictions_are_a_line_in_ten_seconds(caplog: pytest.LogCaptureFixture) -
     """However many make room, one line tells how many since the last; none where none did."""
     now = [100.0]
     observer = Observer(clock=lambda: now[0])
-    with caplog.at_level(logging.INFO, "bridge.clients"):
+    with caplog.at_level(logging.INFO, "natsbridge.clients"):
         for total in range(0, 3000, 100):
             observer.look_at_evictions(total)
             now[0] += 1

@@ -6,9 +6,9 @@ import logging
 
 import pytest
 
-from bridge.telemetry.outage import FIRST_REMINDER, MAX_TROUBLES, REMINDER, Outage
+from natsbridge.bridge.telemetry.outage import FIRST_REMINDER, MAX_TROUBLES, REMINDER, Outage
 
-LOG = logging.getLogger("bridge.test.outage")
+LOG = logging.getLogger("natsbridge.test.outage")
 
 
 class Time:

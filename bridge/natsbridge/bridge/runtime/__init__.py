@@ -1,0 +1,1 @@
+"""The process: its event loop, transports, memory and garbage collection, and its life."""

@@ -1,4 +1,0 @@
-"""WebSocket connections: the upgrade, the hand-over, and the lean protocol object afterwards.
-
-Knows nothing of NATS: what a client sends goes to a :class:`~bridge.sockets.socket.Receiver`.
-"""
