@@ -346,7 +346,7 @@ def test_a_child_that_dies_is_named_and_the_rest_stops(
     dev.wait_for(re.escape(LAST_LINE))
     children = dev.children
     [victim] = [
-        pid for pid, command in children.items() if part in command and "guard.py" not in command
+        pid for pid, command in children.items() if part in command and "reaper.py" not in command
     ]
     os.kill(victim, signal.SIGKILL)
     assert dev.wait() == 1
@@ -368,7 +368,7 @@ def test_a_start_that_fails_says_why(start: Start, tmp_path: Path) -> None:
 def test_nothing_is_left_when_it_is_killed(
     start: Start, temporary: Callable[[], list[str]]
 ) -> None:
-    """After a SIGKILL the guard ends the others and removes the folder."""
+    """After a SIGKILL the reaper ends the others and removes the folder."""
     dev = start(*dev_command("--no-samples"))
     dev.wait_for(re.escape(LAST_LINE))
     children = dev.children
@@ -412,15 +412,15 @@ def test_data_stays_locked_until_the_broker_is_gone(start: Start, tmp_path: Path
     command = dev_command("--no-samples", "--data", data)
     first = start(*command)
     first.wait_for(re.escape(LAST_LINE))
-    [guard] = [pid for pid, line in first.children.items() if "guard.py" in line]
-    others = {pid: line for pid, line in first.children.items() if pid != guard}
-    os.kill(guard, signal.SIGSTOP)
+    [reaper] = [pid for pid, line in first.children.items() if "reaper.py" in line]
+    others = {pid: line for pid, line in first.children.items() if pid != reaper}
+    os.kill(reaper, signal.SIGSTOP)
     assert first.end(signal.SIGKILL) == -signal.SIGKILL
     second = start(*command)
     assert second.wait() == 2
     assert "in use" in one_line(second)
-    os.kill(guard, signal.SIGCONT)
-    wait_until(lambda: gone(others | {guard: ""}), "processes are left")
+    os.kill(reaper, signal.SIGCONT)
+    wait_until(lambda: gone(others | {reaper: ""}), "processes are left")
     third = start(*command)
     third.wait_for(re.escape(LAST_LINE))
     assert third.end() == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from natsbridge.bridge.cli import main as cli
-from natsbridge.bridge.cli import settings_table
+from natsbridge.bridge.cli import settings as settings_table
 from natsbridge.bridge.settings import SECTIONS
 from natsbridge.schemas import events
 from natsbridge.schemas.catalogue import Catalogue, declared

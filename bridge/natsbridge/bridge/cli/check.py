@@ -5,6 +5,7 @@ It tells what ``natsbridge serve`` would say with the same environment. Secrets 
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import json
 import os
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
 
-from natsbridge.bridge.cli.settings_table import settings, written
+from natsbridge.bridge.cli.settings import settings, written
 from natsbridge.bridge.cli.terminal import FAILED, USAGE, note, say
 from natsbridge.bridge.errors import StartError
 from natsbridge.bridge.identity.grants import GrantPolicy
@@ -53,6 +54,16 @@ OF_KUBERNETES: Final = re.compile(
     r"BRIDGE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
 """What Kubernetes sets in each pod for a Service whose name begins with ``bridge``."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--strict", action="store_true", help="end with 1 when there are warnings")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments."""
+    return run(strict=options.strict)
 
 
 def run(*, strict: bool, environment: Mapping[str, str] = os.environ) -> int:

@@ -1,12 +1,13 @@
 """``natsbridge dev``: a broker, the bridge and the sample services on this machine, in one
 terminal.
 
-Order of the start: guard, nats-server, bridge, samples. They end in the reverse order: when a stop
+Order of the start: reaper, nats-server, bridge, samples. They end in the reverse order: when a stop
 is asked for (Ctrl-C, SIGTERM, a closed terminal), and also when one of them ends by itself.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import fcntl
 import json
@@ -26,8 +27,8 @@ from typing import Final
 from natsbridge.bridge.cli.serve import READY
 from natsbridge.bridge.cli.supervisor import (
     ChildEnded,
-    Household,
     Stopped,
+    Supervisor,
     TooSlow,
     beside_python,
     python_module,
@@ -71,6 +72,39 @@ the log looks like, which here is for people.
 """
 GRACE: Final = {"samples": 3.0, "bridge": 12.0, "nats-server": 5.0}
 """Seconds to end by oneself, after which a process is killed."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--port", help="port of the bridge, 0 for a free one (BRIDGE_PORT, 8000)")
+    parser.add_argument(
+        "--nats-port",
+        type=_port,
+        default=4222,
+        metavar="PORT",
+        help="port of the broker, 0 for a free one (default: %(default)s)",
+    )
+    parser.add_argument("--no-samples", action="store_true", help="leave the sample services out")
+    parser.add_argument("--data", metavar="DIR", help="keep what the broker stores in this folder")
+    parser.add_argument("-v", "--verbose", action="store_true", help="show what every process says")
+
+
+def _port(text: str) -> int:
+    number = int(text)
+    if not 0 <= number <= 65535:
+        raise argparse.ArgumentTypeError("must be 0 to 65535")
+    return number
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments."""
+    return run(
+        port=options.port,
+        nats_port=options.nats_port,
+        samples=not options.no_samples,
+        data=options.data,
+        verbose=options.verbose,
+    )
 
 
 def run(*, port: str | None, nats_port: int, samples: bool, data: str | None, verbose: bool) -> int:
@@ -176,20 +210,20 @@ async def _run(
 
     def hear(name: str, line: str) -> None:
         if verbose or name in shown:
-            _tell(house, f"{name:<13} | {printable(line)}")
+            _tell(supervisor, f"{name:<13} | {printable(line)}")
 
-    house = Household(hear, lambda line: _tell(house, line))
-    with _signals(house):
+    supervisor = Supervisor(hear, lambda line: _tell(supervisor, line))
+    with _signals(supervisor):
         try:
             async with (
-                _guard(house, folder),
-                _broker(house, nats_server, folder.path) as broker,
-                _bridge(house, {**environment, "BRIDGE_NATS_URL": broker}, settings) as base,
-                _samples(house, {**environment, "BRIDGE_NATS_URL": broker}, samples),
+                _reaping(supervisor, folder),
+                _broker(supervisor, nats_server, folder.path) as broker,
+                _bridge(supervisor, {**environment, "BRIDGE_NATS_URL": broker}, settings) as base,
+                _samples(supervisor, {**environment, "BRIDGE_NATS_URL": broker}, samples),
             ):
-                _tell(house, "\n".join(_welcome(base, broker, environment, settings, samples)))
+                _tell(supervisor, "\n".join(_welcome(base, broker, environment, settings, samples)))
                 shown.add("bridge")
-                await house.attend(asyncio.Event().wait())
+                await supervisor.attend(asyncio.Event().wait())
         except Stopped:
             pass
         except TooSlow as error:
@@ -204,19 +238,19 @@ async def _run(
     return 0
 
 
-def _tell(house: Household, text: str) -> None:
+def _tell(supervisor: Supervisor, text: str) -> None:
     try:
         say(text)
     except OutputGone:
-        house.stop()
+        supervisor.stop()
 
 
 @contextmanager
-def _signals(house: Household) -> Iterator[None]:
+def _signals(supervisor: Supervisor) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     for number in numbers:
-        loop.add_signal_handler(number, house.stop)
+        loop.add_signal_handler(number, supervisor.stop)
     try:
         yield
     finally:
@@ -224,23 +258,23 @@ def _signals(house: Household) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _guard(house: Household, folder: Folder) -> AbstractAsyncContextManager[None]:
+def _reaping(supervisor: Supervisor, folder: Folder) -> AbstractAsyncContextManager[None]:
     if folder.lock is None:
-        return house.guarded(folder.path)
-    return house.guarded(holding=(folder.lock,))
+        return supervisor.reaped(folder.path)
+    return supervisor.reaped(holding=(folder.lock,))
 
 
 @asynccontextmanager
-async def _broker(house: Household, broker: Broker, folder: Path) -> AsyncIterator[str]:
+async def _broker(supervisor: Supervisor, broker: Broker, folder: Path) -> AsyncIterator[str]:
     """Run nats-server and give its URL."""
     name = "nats-server"
     port = str(broker.port or -1)
     command = [broker.program, "-a", HOST, "-p", port, "-js", "-sd", str(folder)]
     command += ["--ports_file_dir", str(folder)]
-    async with house.running({name: command}, dict(os.environ), GRACE[name]) as (child,):
+    async with supervisor.running({name: command}, dict(os.environ), GRACE[name]) as (child,):
         ports = folder / f"nats-server_{child.process.pid}.ports"
         try:
-            yield await house.attend(_address(ports), name, START_SECONDS)
+            yield await supervisor.attend(_address(ports), name, START_SECONDS)
         finally:
             # One that was killed leaves its file in a folder that stays.
             ports.unlink(missing_ok=True)
@@ -257,24 +291,24 @@ async def _address(ports: Path) -> str:
 
 @asynccontextmanager
 async def _bridge(
-    house: Household, environment: Mapping[str, str], settings: BridgeSettings
+    supervisor: Supervisor, environment: Mapping[str, str], settings: BridgeSettings
 ) -> AsyncIterator[str]:
     """Run the bridge and give its base URL."""
     command = {"bridge": python_module("natsbridge.bridge.cli", "serve")}
     grace = GRACE["bridge"] + settings.server.drain_seconds
-    async with house.running(command, environment, grace) as (child,):
-        yield await house.attend(child.line(READY), "the bridge", START_SECONDS)
+    async with supervisor.running(command, environment, grace) as (child,):
+        yield await supervisor.attend(child.line(READY), "the bridge", START_SECONDS)
 
 
 @asynccontextmanager
 async def _samples(
-    house: Household, environment: Mapping[str, str], wanted: bool
+    supervisor: Supervisor, environment: Mapping[str, str], wanted: bool
 ) -> AsyncIterator[None]:
     names = SAMPLES if wanted else ()
     commands = {
         f"{name} sample": python_module(f"natsbridge.publishers.samples.{name}") for name in names
     }
-    async with house.running(commands, environment, GRACE["samples"]):
+    async with supervisor.running(commands, environment, GRACE["samples"]):
         yield
 
 

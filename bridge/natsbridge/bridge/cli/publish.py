@@ -6,6 +6,7 @@ imports the SDK.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -27,6 +28,21 @@ from natsbridge.schemas.errors import EventError, IdError
 from natsbridge.schemas.subjects import Address, Audience, Root, encode_id
 
 SOURCE: Final = "bridge-publish"
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("type", metavar="TYPE", help="upload.progress, …")
+    parser.add_argument("data", metavar="JSON", help="the event's data, `-` to read it from stdin")
+    audience = parser.add_mutually_exclusive_group(required=True)
+    audience.add_argument("--user", nargs="+", metavar="ID", help="to every connection of them")
+    audience.add_argument("--topic", action="store_true", help="to whoever subscribed to it")
+    audience.add_argument("--all", action="store_true", help="to every connection")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments."""
+    return run(options.type, options.data, users=options.user or [], everybody=bool(options.all))
 
 
 def run(event_type: str, data: str, *, users: list[str], everybody: bool) -> int:

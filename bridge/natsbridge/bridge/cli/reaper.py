@@ -1,10 +1,9 @@
 """Ends what ``natsbridge dev`` started when it could not do so itself, because it was killed.
 
-Run as a script, with nothing but the standard library: ``guard.py [FOLDER]``. Standard input is a
+Run as a script, with nothing but the standard library: ``reaper.py [FOLDER]``. Standard input is a
 pipe that ``natsbridge dev`` holds open: a line ``+<id>`` names a process group that runs, ``-<id>``
-one
-that is gone. At the end of the input, whatever the cause, the groups that are left are ended and
-the folder is removed. A pipe and not PR_SET_PDEATHSIG: macOS has none, and it needs code between
+one that has ended. When the input ends, for whatever reason, the reaper ends what is left and
+removes the folder. A pipe instead of PR_SET_PDEATHSIG: macOS has none, and it needs code between
 fork and exec.
 """
 

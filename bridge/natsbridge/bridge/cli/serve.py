@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -18,6 +19,17 @@ READY = "bridge ready on "
 """What the line on standard output says once clients can connect; the base URL follows."""
 
 log = logging.getLogger("natsbridge")
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--host", help="address to listen on (BRIDGE_HOST)")
+    parser.add_argument("--port", help="port to listen on, 0 for a free one (BRIDGE_PORT)")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments."""
+    return run(options.host, options.port)
 
 
 def run(host: str | None, port: str | None) -> int:

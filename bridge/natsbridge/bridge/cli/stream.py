@@ -7,6 +7,7 @@ as the server gives it. Takes no subject away but the one of 0.1's stream, which
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import copy
 import json
@@ -48,6 +49,17 @@ class Plan:
     def is_empty(self) -> bool:
         """Whether nothing is to be done."""
         return self.exists and not (self.add or self.remove or self.settings)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("action", choices=("plan", "apply"), help="show it, or do it")
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments."""
+    return run(options.action, as_json=options.json)
 
 
 def run(action: str, *, as_json: bool) -> int:

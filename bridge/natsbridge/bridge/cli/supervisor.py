@@ -1,7 +1,7 @@
 """Child processes that start and end together, for ``natsbridge dev``.
 
 Each child has a session of its own: what a terminal sends to its foreground group (Ctrl-C) reaches
-``natsbridge dev`` alone, which then ends the children in order. A guard ends them should this
+``natsbridge dev`` alone, which then ends the children in order. A reaper ends them should this
 process
 be killed.
 """
@@ -93,7 +93,7 @@ class Child:
                 future.set_result(line.removeprefix(beginning))
 
 
-class Household:
+class Supervisor:
     """The children that run, and the wish to stop."""
 
     def __init__(self, hear: Hear, warn: Callable[[str], None]) -> None:
@@ -101,22 +101,22 @@ class Household:
         self._warn: Final = warn
         self._children: Final[list[Child]] = []
         self._stop: Final = asyncio.Event()
-        self._guard: asyncio.subprocess.Process | None = None
+        self._reaper: asyncio.subprocess.Process | None = None
 
     def stop(self) -> None:
         """Ask for the end; can be called at any time and twice."""
         self._stop.set()
 
     @asynccontextmanager
-    async def guarded(
+    async def reaped(
         self, folder: Path | None = None, holding: Sequence[int] = ()
     ) -> AsyncIterator[None]:
-        """Run the guard, who removes the folder at the end, whichever way that comes.
+        """Run the reaper, who removes the folder at the end, whichever way that comes.
 
-        ``holding`` are files that stay open, and thereby locked, until the guard is done too.
+        ``holding`` are files that stay open, and thereby locked, until the reaper is done too.
         """
         folders = [str(folder)] if folder is not None else []
-        self._guard = await asyncio.create_subprocess_exec(
+        self._reaper = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", reaper.__file__, *folders),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.DEVNULL,
@@ -127,9 +127,9 @@ class Household:
         try:
             yield
         finally:
-            if self._guard.stdin is not None:
-                self._guard.stdin.close()
-            await self._guard.wait()
+            if self._reaper.stdin is not None:
+                self._reaper.stdin.close()
+            await self._reaper.wait()
 
     @asynccontextmanager
     async def running(
@@ -182,7 +182,7 @@ class Household:
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
         )
-        self._tell_guard(f"+{process.pid}")
+        self._tell_reaper(f"+{process.pid}")
         child = Child(name, process, self._hear)
         self._children.append(child)
         return child
@@ -202,14 +202,14 @@ class Household:
             await wait
         for child in children:
             self._children.remove(child)
-            self._tell_guard(f"-{child.process.pid}")
+            self._tell_reaper(f"-{child.process.pid}")
             await child.said_all()
 
-    def _tell_guard(self, line: str) -> None:
-        if self._guard is not None and self._guard.stdin is not None:
-            # A pipe takes so short a write whole, and a guard that is gone needs to know nothing.
+    def _tell_reaper(self, line: str) -> None:
+        if self._reaper is not None and self._reaper.stdin is not None:
+            # A pipe takes so short a write whole, and a reaper that is gone needs to know nothing.
             with contextlib.suppress(OSError):
-                self._guard.stdin.write(f"{line}\n".encode())
+                self._reaper.stdin.write(f"{line}\n".encode())
 
 
 def python_module(module: str, *arguments: str) -> list[str]:

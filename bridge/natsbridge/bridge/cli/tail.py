@@ -6,6 +6,7 @@ full-jitter back-off, and ends at those from 4500 on.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
@@ -24,8 +25,8 @@ from websockets.exceptions import (
     InvalidURI,
 )
 
-from natsbridge.bridge.cli import tokens
 from natsbridge.bridge.cli.terminal import FAILED, CommandError, Paint, note, printable, reason, say
+from natsbridge.bridge.cli.token import configured, demo_identity
 from natsbridge.bridge.identity.minting import mint
 from natsbridge.schemas.bus import BusSettings
 from natsbridge.schemas.catalogue import Catalogue
@@ -47,6 +48,45 @@ FROM_THE_BRIDGE: Final = frozenset(
     }
 )
 """What the bridge says itself to a client that only subscribes; all else is an event."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument(
+        "patterns",
+        nargs="*",
+        metavar="PATTERN",
+        help="what to subscribe to: upload.*, review.updated.77, '>'; without any, what is sent "
+        "to the user and to all",
+    )
+    parser.add_argument(
+        "--url", help="default: ws://127.0.0.1:8000/ws, with BRIDGE_HOST and BRIDGE_PORT if set"
+    )
+    parser.add_argument("--token", help="default: BRIDGE_TOKEN, else one is made for --user")
+    parser.add_argument("--user", default="42", metavar="ID", help="default: %(default)s")
+    parser.add_argument("--count", type=_positive, metavar="N", help="end after this many events")
+    parser.add_argument("--json", action="store_true", help="one event a line as it was received")
+    parser.add_argument("--no-color", action="store_true", help="as NO_COLOR=1 does")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return number
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments."""
+    return run(
+        options.patterns,
+        url=options.url,
+        token=options.token,
+        user=options.user,
+        count=options.count,
+        raw=options.json,
+        colour=not options.no_color,
+    )
 
 
 def run(
@@ -96,7 +136,7 @@ def default_url(environment: Mapping[str, str]) -> str:
 
 def minting(user: str) -> Callable[[], str]:
     """Return what makes a new token of this user, with the configured or the demo secret."""
-    identity = tokens.configured() or tokens.demo_identity()
+    identity = configured() or demo_identity()
     return lambda: mint(identity, user, ttl=TOKEN_LIFE)
 
 

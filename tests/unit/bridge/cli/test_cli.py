@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from natsbridge.bridge.cli import dev, settings_table, terminal, tokens
+from natsbridge.bridge.cli import check, dev, terminal, token
 from natsbridge.bridge.cli import main as cli
+from natsbridge.bridge.cli import settings as settings_table
 from natsbridge.bridge.settings import DEMO_SECRET, SECTIONS
 
 SECRET = "unit-test-secret-0123456789-0123456789"
@@ -78,10 +79,8 @@ def test_a_missing_extra_is_told_in_one_line(
 ) -> None:
     """Where only the base is installed, a command says what to install."""
 
-    def missing(_: object) -> int:
-        raise ModuleNotFoundError("No module named 'websockets'", name="websockets.asyncio")
-
-    monkeypatch.setattr(cli, "_tail", missing)
+    monkeypatch.setitem(sys.modules, "websockets.asyncio.client", None)
+    monkeypatch.delitem(sys.modules, "natsbridge.bridge.cli.tail", raising=False)
     assert cli.main(["tail"]) == 2
     assert "natsbridge[server]" in one_line(capsys)
 
@@ -94,7 +93,7 @@ def test_interrupted_is_quiet(
     def interrupted(_: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_check", interrupted)
+    monkeypatch.setattr(check, "main", interrupted)
     assert cli.main(["check"]) == 130
     assert capsys.readouterr() == ("", "")
 
@@ -177,7 +176,7 @@ def test_token_refusals_are_one_line(
 )
 def test_spans_of_time(text: str, seconds: int) -> None:
     """A life is written with or without a unit."""
-    assert tokens.seconds(text) == seconds
+    assert token.seconds(text) == seconds
 
 
 def test_table_has_every_setting() -> None:

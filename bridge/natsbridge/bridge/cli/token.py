@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,36 @@ from natsbridge.schemas.errors import IdError, PatternError
 from natsbridge.schemas.subjects import encode_id
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--user", required=True, metavar="ID", help="whose token it is")
+    parser.add_argument("--role", metavar="ROLE", help="`admin` for the admin endpoints")
+    parser.add_argument(
+        "--grant", action="append", metavar="PATTERN", help="may subscribe to this (repeatable)"
+    )
+    parser.add_argument(
+        "--deny", action="append", metavar="PATTERN", help="but not to this (repeatable)"
+    )
+    parser.add_argument("--ttl", default="1h", metavar="TIME", help="90s, 30m, 1h (default), 7d")
+    parser.add_argument("--email", metavar="ADDRESS")
+    parser.add_argument("--name", metavar="NAME")
+    parser.add_argument("--demo", action="store_true", help="sign as `natsbridge dev` does")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments."""
+    return run(
+        user=options.user,
+        role=options.role,
+        grant=options.grant or [],
+        deny=options.deny or [],
+        ttl=options.ttl,
+        email=options.email,
+        name=options.name,
+        demo=options.demo,
+    )
 
 
 def run(

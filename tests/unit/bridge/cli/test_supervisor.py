@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from natsbridge.bridge.cli.supervisor import ChildEnded, Household, Stopped, TooSlow
+from natsbridge.bridge.cli.supervisor import ChildEnded, Stopped, Supervisor, TooSlow
 
 NOTES = """
 import signal, sys, time
@@ -41,9 +41,9 @@ def python(code: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
 
 
-def household(heard: list[str] | None = None, warned: list[str] | None = None) -> Household:
+def make(heard: list[str] | None = None, warned: list[str] | None = None) -> Supervisor:
     said: list[str] = [] if heard is None else heard
-    return Household(
+    return Supervisor(
         lambda name, line: said.append(f"{name}: {line}"),
         (lambda _: None) if warned is None else warned.append,
     )
@@ -67,14 +67,14 @@ def wait_until_gone(pids: list[int], seconds: float = 10) -> None:
 async def test_children_end_in_the_reverse_order(tmp_path: Path) -> None:
     """What started last ends first, each after those that need it are gone."""
     notes = tmp_path / "notes"
-    house = household()
+    supervisor = make()
     environment = dict(os.environ)
     async with (
-        house.running({"a": python(NOTES, "a", str(notes))}, environment, 5) as (a,),
-        house.running({"b": python(NOTES, "b", str(notes))}, environment, 5) as (b,),
+        supervisor.running({"a": python(NOTES, "a", str(notes))}, environment, 5) as (a,),
+        supervisor.running({"b": python(NOTES, "b", str(notes))}, environment, 5) as (b,),
     ):
-        assert await house.attend(a.line("ready as "), within=10) == "a"
-        assert await house.attend(b.line("ready as "), within=10) == "b"
+        assert await supervisor.attend(a.line("ready as "), within=10) == "a"
+        assert await supervisor.attend(b.line("ready as "), within=10) == "b"
     runs, stops = notes.read_text().split()[1::2][:2], notes.read_text().split()[4:]
     assert runs == ["runs", "runs"]
     assert stops == ["b", "stops", "a", "stops"]
@@ -82,11 +82,11 @@ async def test_children_end_in_the_reverse_order(tmp_path: Path) -> None:
 
 async def test_a_child_that_ends_is_named_with_its_last_words() -> None:
     """Whoever waits learns which child ended, how, and what it said last."""
-    house = household()
+    supervisor = make()
     code = "import sys; print('x' * 200_000); sys.exit('no luck')"
-    async with house.running({"luckless": python(code)}, dict(os.environ), 5):
+    async with supervisor.running({"luckless": python(code)}, dict(os.environ), 5):
         with pytest.raises(ChildEnded) as ended:
-            await house.attend(asyncio.Event().wait(), within=10)
+            await supervisor.attend(asyncio.Event().wait(), within=10)
     assert ended.value.child.name == "luckless"
     assert ended.value.child.process.returncode == 1
     assert "no luck" in ended.value.child.last  # the two streams are read in either order
@@ -94,48 +94,50 @@ async def test_a_child_that_ends_is_named_with_its_last_words() -> None:
 
 async def test_a_stop_ends_the_waiting() -> None:
     """A stop that was asked for ends any wait, one that begins later too."""
-    house = household()
-    waiting = asyncio.ensure_future(house.attend(asyncio.Event().wait()))
+    supervisor = make()
+    waiting = asyncio.ensure_future(supervisor.attend(asyncio.Event().wait()))
     await asyncio.sleep(0)
-    house.stop()
-    house.stop()
+    supervisor.stop()
+    supervisor.stop()
     with pytest.raises(Stopped):
         await waiting
     with pytest.raises(Stopped):
-        await house.attend(asyncio.Event().wait())
+        await supervisor.attend(asyncio.Event().wait())
 
 
 async def test_what_takes_too_long_is_named() -> None:
     """A wait has an end, and says what was not ready."""
     with pytest.raises(TooSlow, match="the moon was not ready"):
-        await household().attend(asyncio.Event().wait(), "the moon", 0.01)
+        await make().attend(asyncio.Event().wait(), "the moon", 0.01)
 
 
 async def test_who_does_not_stop_is_killed() -> None:
     """After its grace a child is killed with its group, and that is said."""
     warned: list[str] = []
-    house = household(warned=warned)
-    async with house.running({"stubborn": python(STUBBORN)}, dict(os.environ), 0.1) as (child,):
-        await house.attend(child.line("ready"), within=10)
+    supervisor = make(warned=warned)
+    async with supervisor.running({"stubborn": python(STUBBORN)}, dict(os.environ), 0.1) as (
+        child,
+    ):
+        await supervisor.attend(child.line("ready"), within=10)
     assert child.process.returncode == -signal.SIGKILL
     assert warned == ["stubborn did not stop within 0.1 s and was killed"]
 
 
 async def test_each_child_has_a_session_of_its_own() -> None:
     """What a terminal sends to our group does not reach the children."""
-    house = household()
-    async with house.running({"child": python(STUBBORN)}, dict(os.environ), 0) as (child,):
-        await house.attend(child.line("ready"), within=10)
+    supervisor = make()
+    async with supervisor.running({"child": python(STUBBORN)}, dict(os.environ), 0) as (child,):
+        await supervisor.attend(child.line("ready"), within=10)
         pid = child.process.pid
         assert os.getsid(pid) == os.getpgid(pid) == pid != os.getsid(0)
 
 
-async def test_the_folder_goes_with_the_guard(tmp_path: Path) -> None:
+async def test_the_folder_goes_with_the_reaper(tmp_path: Path) -> None:
     """At the end of the block the folder is gone."""
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "file").write_text("x")
-    async with household().guarded(folder):
+    async with make().reaped(folder):
         assert folder.exists()
     assert not folder.exists()
 
@@ -143,14 +145,14 @@ async def test_the_folder_goes_with_the_guard(tmp_path: Path) -> None:
 KILLED = """
 import asyncio, os, sys
 from pathlib import Path
-from natsbridge.bridge.cli.supervisor import Household
+from natsbridge.bridge.cli.supervisor import Supervisor
 async def main():
-    house = Household(lambda *_: None, lambda _: None)
+    supervisor = Supervisor(lambda *_: None, lambda _: None)
     child = [sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(60)"]
-    async with house.guarded(Path(sys.argv[1])):
-        async with house.running({"a": child, "b": child}, dict(os.environ), 5) as children:
+    async with supervisor.reaped(Path(sys.argv[1])):
+        async with supervisor.running({"a": child, "b": child}, dict(os.environ), 5) as children:
             for each in children:
-                await house.attend(each.line("ready"))
+                await supervisor.attend(each.line("ready"))
             print(*(each.process.pid for each in children), flush=True)
             await asyncio.sleep(60)
 asyncio.run(main())
@@ -158,7 +160,7 @@ asyncio.run(main())
 
 
 def test_nothing_is_left_when_the_parent_is_killed(tmp_path: Path) -> None:
-    """After a SIGKILL of the parent, the guard ends the children and removes the folder."""
+    """After a SIGKILL of the parent, the reaper ends the children and removes the folder."""
     folder = tmp_path / "data"
     folder.mkdir()
     with subprocess.Popen(python(KILLED, str(folder)), stdout=subprocess.PIPE, text=True) as parent:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,17 @@ def markdown() -> str:
         default = f"`{each.default}`" if each.default else ""
         lines.append(f"| `{each.name}` | {default} | {each.meaning} |")
     return "\n".join([*lines, "", END])
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--markdown", action="store_true", help="as the README's table")
+    parser.add_argument("--write", metavar="FILE", help="renew the table in this file")
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its parsed arguments."""
+    return run(as_markdown=options.markdown, write=options.write)
 
 
 def run(*, as_markdown: bool, write: str | None) -> int:
