@@ -96,6 +96,13 @@ class Proxy:
         self._call(self._deafen())
         return self.cut(reset=reset)
 
+    def retarget(self, target: str) -> None:
+        """Forward new connections to another endpoint; those that are open stay where they are."""
+        place = urlsplit(target if "//" in target else f"//{target}")
+        assert place.hostname is not None
+        assert place.port is not None
+        self._target = (place.hostname, place.port)
+
     def swallow(self) -> None:
         """Be a black hole: connections stay open, new ones are accepted, nothing is forwarded."""
         self._loop.call_soon_threadsafe(self._flowing.clear)
