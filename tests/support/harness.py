@@ -26,6 +26,7 @@ from natsbridge.bridge.replay.reads import Reads
 from natsbridge.bridge.replay.shared_reader import Recent
 from natsbridge.bridge.sessions.context import Introduction, Surroundings
 from natsbridge.bridge.sessions.flow import look_after
+from natsbridge.bridge.sessions.greeting import Greetings
 from natsbridge.bridge.sessions.handlers import Ask
 from natsbridge.bridge.sessions.registry import Registry
 from natsbridge.bridge.sessions.session import Session
@@ -116,6 +117,7 @@ class House:
         self.replays = turns.Turns()
         self.registry = Registry(max_connections=100, max_per_user=3)
         self.env = Surroundings(
+            greetings=Greetings(limits),
             catalogue=CATALOGUE,
             limits=limits,
             identity=identity,

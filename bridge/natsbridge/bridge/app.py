@@ -53,6 +53,7 @@ from natsbridge.bridge.sessions.admission import Admission, Doors
 from natsbridge.bridge.sessions.commands import Commands
 from natsbridge.bridge.sessions.context import Surroundings
 from natsbridge.bridge.sessions.drain import drain
+from natsbridge.bridge.sessions.greeting import Greetings
 from natsbridge.bridge.sessions.registry import Registry
 from natsbridge.bridge.sessions.states import State
 from natsbridge.bridge.sessions.sweeper import Keeper
@@ -205,6 +206,7 @@ class Bridge:
         self._failures: Final = Failures(limits.failed_handshakes, self._wall)
         self._commands: Final = Commands(self._connection.ask, subjects, self._observer.lines)
         env = Surroundings(
+            greetings=Greetings(limits),
             catalogue=catalogue,
             limits=limits,
             identity=settings.identity,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import to_json
 
 from natsbridge.schemas.codes import ErrorCode, GapReason, PatternReason, ResumeReason
 from natsbridge.schemas.envelope import new_id, timestamp
@@ -92,6 +94,48 @@ class SubscriptionAcknowledged(Reply):
     def to_bytes(self) -> bytes:
         """Return the JSON text without what was not asked for."""
         return self.model_dump_json(exclude_none=True).encode()
+
+
+def acknowledged_data(events: Sequence[str], effective: Sequence[str]) -> bytes:
+    """Return how the data of an acknowledgement begins that accepts all patterns: without a brace
+    at its end, for a cursor may follow.
+    """
+    data = SubscriptionData(
+        events=list(events), invalid_events=[], effective=list(effective), reasons={}
+    )
+    return data.model_dump_json(exclude_none=True).encode()[:-1]
+
+
+class PreparedAcknowledgement:
+    """What :class:`SubscriptionAcknowledged` is, for an answer that is given again and again.
+
+    Its text is the model's; it takes a tenth of the time.
+    """
+
+    __slots__ = ("_begun", "cursor", "events", "reply_to")
+
+    type: Final = "subscription.acknowledged"
+
+    def __init__(self, events: Sequence[str], begun: bytes, reply_to: str | None) -> None:
+        self.events = events
+        self._begun = begun
+        self.reply_to = reply_to
+        self.cursor: str | None = None
+
+    @property
+    def data(self) -> PreparedAcknowledgement:
+        """What the model has below ``data``: ``events``, ``cursor``."""
+        return self
+
+    def to_bytes(self) -> bytes:
+        """Return the JSON text without what was not asked for."""
+        return b'{"type":"subscription.acknowledged","timestamp":"%b","id":"%b"%b,"data":%b%b}}' % (
+            timestamp().encode(),
+            new_id().encode(),
+            b"" if self.reply_to is None else b',"reply_to":' + to_json(self.reply_to),
+            self._begun,
+            b"" if self.cursor is None else b',"cursor":' + to_json(self.cursor),
+        )
 
 
 class UnsubscriptionData(_Model):
@@ -219,6 +263,10 @@ class Error(Reply):
     def to_bytes(self) -> bytes:
         """Return the JSON text without the optional fields that are not set."""
         return self.model_dump_json(exclude_none=True).encode()
+
+
+Message = Reply | PreparedAcknowledgement
+"""What a session sends."""
 
 
 def error(

@@ -9,7 +9,7 @@ through for the review 77 and no other.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from pydantic import ValidationError
@@ -19,12 +19,18 @@ from natsbridge.bridge.settings import GrantRules, GrantsSetting
 from natsbridge.schemas.catalogue import Catalogue
 from natsbridge.schemas.errors import PatternError
 from natsbridge.schemas.patterns import ANY, Pattern
+from natsbridge.schemas.replies import acknowledged_data
 
 MAX_CLAIM_PATTERNS: Final = 256
 """Most patterns in one ``grants`` claim, all its lists together."""
 
 MAX_CLAIMS: Final = 256
 """How many different claims are remembered, so that each is read once."""
+
+MAX_HOLDINGS: Final = 64
+"""How many sets of patterns are remembered with grants that many sessions share."""
+MAX_SHARED_PATTERNS: Final = 16
+"""How many patterns such a set has at most."""
 
 ADMIN: Final = "admin"
 """The role that sees the types marked admin-only by default."""
@@ -138,6 +144,44 @@ def _parse(text: str, user: str | None) -> Pattern:
     return Pattern.parse(f"{head}.{user}")
 
 
+Unit = tuple[tuple[str, str], frozenset[str]]
+"""An event type and a resource token or ``*``, and what is left out of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What patterns come to with some grants. Never changed: many sessions share one."""
+
+    patterns: Mapping[str, Pattern]
+    units: Mapping[str, tuple[Unit, ...]]
+    """Of each pattern by itself."""
+    keys: dict[tuple[str, str], frozenset[str]]
+    """Of all together: a unit that is a whole type holds its single resources."""
+    count: int
+    """How many units the patterns come to, each by itself."""
+    size: int
+    """Characters of the patterns, with the quotes and the comma of each."""
+    acknowledged: bytes = b""
+    """How the data of an acknowledgement of them begins; empty where few want the same."""
+
+    @classmethod
+    def of(cls, units: Mapping[str, tuple[Unit, ...]], patterns: Mapping[str, Pattern]) -> Holding:
+        """Join what each pattern comes to."""
+        keys = {key: excluded for each in units.values() for key, excluded in each}
+        whole = {event_type for event_type, resource in keys if resource == ANY}
+        if whole and len(whole) < len(keys):
+            keys = {
+                key: excluded
+                for key, excluded in keys.items()
+                if key[1] == ANY or key[0] not in whole
+            }
+        size = sum(map(len, patterns)) + 3 * len(patterns)
+        return cls(patterns, units, keys, sum(map(len, units.values())), size)
+
+
+HELD_NOTHING: Final = Holding({}, {}, {}, 0, 0)
+
+
 class Grants:
     """What one token may see and do. Immutable; equal when the rules are.
 
@@ -145,7 +189,7 @@ class Grants:
     subscribe to.
     """
 
-    __slots__ = ("_resolved", "_scopes", "command", "subscribe", "unrestricted")
+    __slots__ = ("_resolved", "_scopes", "command", "holdings", "subscribe", "unrestricted")
 
     def __init__(self, subscribe: Rules, command: Rules, catalogue: Catalogue) -> None:
         self.subscribe: Final = subscribe
@@ -154,6 +198,8 @@ class Grants:
         # A connect asks twice. Of any resource there are no more patterns than a catalogue's names
         # come to; single resources are as many as clients name.
         self._resolved: Final[dict[Pattern, tuple[Key, ...]]] = {}
+        self.holdings: dict[tuple[str, ...], Holding] | None = None
+        """By patterns, where many sessions have these grants and ask for the same; else None."""
         self.unrestricted: Final = all(each is EVERYTHING for each in self._scopes.values())
         """True when nothing of the catalogue is withheld: no event needs a check."""
 
@@ -202,14 +248,40 @@ class Grants:
                 self._resolved[pattern] = keys
         return keys
 
-    def resolve_all(self, patterns: Iterable[Pattern], catalogue: Catalogue) -> tuple[Key, ...]:
-        """Return what several wishes come to together; keys of one type never overlap.
+    def hold(
+        self, patterns: Mapping[str, Pattern], catalogue: Catalogue, before: Holding | None = None
+    ) -> Holding:
+        """Return what patterns come to together.
 
-        All keys with ``*`` of one type are the same key, and it holds the single ones.
+        ``before`` is what some of them came to with these very grants. Sessions with shared grants
+        that want the same, which names no single resources, get the same object.
         """
-        keys = {key: None for each in patterns for key in self._keys(each, catalogue)}
-        whole = {key.event_type for key in keys if key.resource == ANY}
-        return tuple(key for key in keys if key.resource == ANY or key.event_type not in whole)
+        names, shared = tuple(patterns), self.holdings
+        if shared is not None and (found := shared.get(names)) is not None:
+            return found
+        known = {} if before is None else before.units
+        holding = Holding.of(
+            {
+                text: known.get(text)
+                or tuple(
+                    ((key.event_type, key.resource), key.excluded)
+                    for key in self.resolve(pattern, catalogue)
+                )
+                for text, pattern in patterns.items()
+            },
+            patterns,
+        )
+        if (
+            shared is not None
+            and len(names) <= MAX_SHARED_PATTERNS
+            and all(pattern.resource == ANY for pattern in patterns.values())
+        ):
+            if len(shared) >= MAX_HOLDINGS:
+                del shared[next(iter(shared))]
+            effective = sorted({event_type for event_type, _ in holding.keys})
+            begun = acknowledged_data(names, effective)
+            holding = shared[names] = replace(holding, acknowledged=begun)
+        return holding
 
     def _keys(self, pattern: Pattern, catalogue: Catalogue) -> Iterator[Key]:
         for name in catalogue.expand(pattern):
@@ -265,6 +337,7 @@ class GrantPolicy:
                 raise StartError(f"BRIDGE_GRANTS: {role}: {error}") from None
             self._parts[role] = parts
             if not _personal(parts):
+                grants.holdings = {}
                 self._shared[role] = grants
 
     def default(self, role: str, user: str) -> Grants:
@@ -311,7 +384,10 @@ class GrantPolicy:
         setting = GrantsSetting.model_validate(claim)
         parts = _over(setting, self._parts[role])
         grants = self._build(parts, "x")  # also finds what is wrong before it is remembered
-        return parts if _personal(parts) else self._interned(grants, role)
+        if _personal(parts):
+            return parts
+        grants.holdings = {}
+        return self._interned(grants, role)
 
     def restore(self, value: Mapping[str, Any], role: str) -> Grants:
         """Return the grants that :meth:`Grants.to_json` wrote, maybe in another replica.

@@ -19,6 +19,7 @@ from natsbridge.bridge.nats.topics import Topics
 from natsbridge.bridge.replay.budget import Turns
 from natsbridge.bridge.replay.reads import Reads
 from natsbridge.bridge.replay.shared_reader import Recent
+from natsbridge.bridge.sessions.greeting import Greetings
 from natsbridge.bridge.sessions.handlers import Ask
 from natsbridge.bridge.sessions.registry import Registry
 from natsbridge.bridge.settings import IdentitySettings, LimitSettings
@@ -37,6 +38,7 @@ class Surroundings:
     catalogue: Catalogue
     limits: LimitSettings
     identity: IdentitySettings
+    greetings: Greetings
     hub: Hub
     interests: Interests
     topics: Topics

@@ -33,6 +33,7 @@ from natsbridge.schemas.replies import (
     AuthRefreshed,
     AuthRefreshedData,
     Error,
+    PreparedAcknowledgement,
     ResumeCompleted,
     SubscriptionAcknowledged,
     error,
@@ -41,6 +42,7 @@ from natsbridge.schemas.replies import (
 if TYPE_CHECKING:
     from natsbridge.bridge.sessions.session import Session
 
+ACKNOWLEDGEMENTS: Final = (SubscriptionAcknowledged, PreparedAcknowledgement)
 FEW_UNITS: Final = 32
 """Units up to which other grants are no heavy work."""
 
@@ -159,7 +161,7 @@ def _change(session: Session, change: Change) -> None:
     session.wishes.become(change.patterns, identity.grants)
     session.env.observer.subscribed(session, change.patterns, len(change.patterns))
     wanted = frozenset(session.wishes.keys)
-    named = replies[0].data.events if isinstance(replies[0], SubscriptionAcknowledged) else ()
+    named = replies[0].data.events if isinstance(replies[0], ACKNOWLEDGEMENTS) else ()
     order: Order | None
     if replay is None:
         order, replay = flow.follow(session, before), session.replay
@@ -175,7 +177,7 @@ def _change(session: Session, change: Change) -> None:
             session.wishes.begin(wanted - before)
             flow.set_paces(session, change.paces)
             for reply in replies:
-                if isinstance(reply, SubscriptionAcknowledged | ResumeCompleted):
+                if isinstance(reply, (*ACKNOWLEDGEMENTS, ResumeCompleted)):
                     reply.data.cursor = session.cursor
                 session.send(reply)
             if order is not None:

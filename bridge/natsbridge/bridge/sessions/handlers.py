@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from natsbridge.bridge.identity.grants import Grants, Key
+from natsbridge.bridge.identity.grants import Grants, Holding, Key
 from natsbridge.schemas.catalogue import Catalogue
 from natsbridge.schemas.codes import ErrorCode, PatternReason, PolicyReason, ResumeReason
 from natsbridge.schemas.commands import (
@@ -31,8 +31,10 @@ from natsbridge.schemas.errors import CursorError, IdError, PatternError
 from natsbridge.schemas.patterns import Pattern
 from natsbridge.schemas.replies import (
     Error,
+    Message,
     Pong,
     PongData,
+    PreparedAcknowledgement,
     Reply,
     ResumeCompleted,
     ResumeData,
@@ -70,8 +72,8 @@ class Change:
     a second by type, None for no pace any more.
     """
 
-    patterns: dict[str, Pattern]
-    replies: tuple[Reply, ...]
+    patterns: Mapping[str, Pattern]
+    replies: tuple[Message, ...]
     cursor: Cursor | None = None
     history: int = 0
     paces: Mapping[str, float | None] = field(default_factory=dict)
@@ -139,6 +141,10 @@ def handle(message: AnyClientMessage, view: View) -> Effect:
 
 
 def _subscribe(message: Subscribe, view: View) -> Change | Answer:
+    known = _known(message, view)
+    if known is not None:
+        answer = PreparedAcknowledgement(message.data.events, known.acknowledged, message.id)
+        return _with_past(message, known.patterns, [answer], {}, view)
     patterns = dict(view.patterns)
     units, left = view.units, view.units_left
     # Together they fit into one message, whatever takes all of them away.
@@ -167,7 +173,7 @@ def _subscribe(message: Subscribe, view: View) -> Change | Answer:
         accepted.append(text)
         effective.update(key.event_type for key in keys)
     paces, policy = _paces(message.data.policy, view)
-    replies: list[Reply] = [
+    replies: list[Message] = [
         SubscriptionAcknowledged(
             data=SubscriptionData(
                 events=accepted,
@@ -181,6 +187,34 @@ def _subscribe(message: Subscribe, view: View) -> Change | Answer:
     ]
     if not accepted and (message.data.events or policy is None):
         replies.append(_nothing_accepted(message, reasons))
+    return _with_past(message, patterns, replies, paces, view)
+
+
+def _known(message: Subscribe, view: View) -> Holding | None:
+    """Return what a first subscription comes to, where others with these grants had the same."""
+    shared = view.grants.holdings
+    if not shared or view.patterns or message.data.policy is not None:
+        return None
+    names = tuple(message.data.events)
+    known = shared.get(names)
+    if (
+        known is None
+        or known.count > min(view.max_interests, view.units_left)
+        or known.size > view.max_message_size - BESIDE_PATTERNS
+        or len(names) > view.max_subscriptions
+    ):
+        return None
+    return known
+
+
+def _with_past(
+    message: Subscribe,
+    patterns: Mapping[str, Pattern],
+    replies: list[Message],
+    paces: Mapping[str, float | None],
+    view: View,
+) -> Change | Answer:
+    """Return the change with the stored events that are asked for."""
     cursor, history = None, message.data.history or 0
     if message.data.cursor is not None:
         history = 0
@@ -263,6 +297,8 @@ def _fitting(change: Change, view: View) -> Change | Answer:
     # The answer repeats what was asked, so a client chooses its size; its cursor comes later.
     first = change.replies[0]
     most = view.max_message_size - CURSOR_ROOM
+    if isinstance(first, PreparedAcknowledgement) and len(change.replies) == 1:
+        return change  # a client's own ``id`` and what fits into its message are far below it
     if all(len(reply.to_bytes()) <= most for reply in change.replies):
         return change
     return Answer(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Final
 from uuid import uuid4
@@ -48,7 +48,7 @@ from natsbridge.schemas.replies import (
     Error,
     Gap,
     GapData,
-    Reply,
+    Message,
     error,
 )
 
@@ -238,7 +238,7 @@ class Session:
         replay = None if after is None else flow.replay(self)
         env.hub.users[identity.user].add(self.outbox)
         env.hub.everybody.add(self.outbox)
-        self._socket.put(text_frame(greeting(self, identity, reply_to).to_bytes()))
+        self._socket.put(text_frame(greeting(self, identity, reply_to)))
         if replay is not None:
             replay.order(Order(frozenset({DIRECT}), after))
         elif self.intro.cursor is not None:
@@ -367,7 +367,7 @@ class Session:
         self._socket.start(self)
 
     @property
-    def patterns(self) -> dict[str, Pattern]:
+    def patterns(self) -> Mapping[str, Pattern]:
         """The patterns that it is subscribed to, as the client wrote them."""
         return self.wishes.patterns
 
@@ -474,13 +474,13 @@ class Session:
 
     # Messages.
 
-    def send(self, reply: Reply) -> None:
+    def send(self, reply: Message) -> None:
         """Offer a message of the bridge, behind the events that were offered before."""
         if isinstance(reply, Error):
             self.env.observer.answered(self, reply.data.code, reply.data.message)
         self.env.hub.flush.offer(self.outbox, text_frame(reply.to_bytes()))
 
-    def say(self, reply: Reply) -> None:
+    def say(self, reply: Message) -> None:
         """Send a message of the bridge at once, right behind what was written last."""
         frame = text_frame(reply.to_bytes())
         backlog = self.outbox.backlog

@@ -10,16 +10,13 @@ from typing import Final
 
 from natsbridge.bridge.delivery.hub import Hub
 from natsbridge.bridge.delivery.outbox import Outbox
-from natsbridge.bridge.identity.grants import Grants
+from natsbridge.bridge.identity.grants import HELD_NOTHING, Grants, Holding
 from natsbridge.bridge.limits.units import Units
 from natsbridge.bridge.nats.topics import Topics
 from natsbridge.schemas.catalogue import Catalogue
 from natsbridge.schemas.patterns import ANY, Pattern
 
-Unit = tuple[tuple[str, str], frozenset[str]]
-"""An event type and a resource token or ``*``, and what is left out of it."""
-
-_NOTHING: Final[Mapping[str, tuple[Unit, ...]]] = {}
+_NONE: Final[frozenset[str]] = frozenset()
 
 
 class Wishes:
@@ -28,14 +25,13 @@ class Wishes:
     __slots__ = (
         "_catalogue",
         "_grants",
+        "_holding",
         "_hub",
         "_keys",
         "_outbox",
-        "_resolved",
         "_topics",
         "_unconfirmed",
         "_units",
-        "patterns",
         "user",
     )
 
@@ -46,22 +42,30 @@ class Wishes:
         self._hub: Final = hub
         self._topics: Final = topics
         self._outbox: Final = outbox
-        self._keys: dict[tuple[str, str], frozenset[str]] = {}
-        self._unconfirmed: set[str] = set()
+        self._holding: Holding = HELD_NOTHING
+        """What the patterns come to with these grants."""
+        self._keys: dict[tuple[str, str], frozenset[str]] = HELD_NOTHING.keys
+        """What of it is held; shared with others, so another one takes its place."""
+        self._unconfirmed: frozenset[str] = _NONE
         self._grants: Grants | None = None
-        self._resolved: Mapping[str, tuple[Unit, ...]] = _NOTHING
-        """What each pattern comes to with these grants."""
-        self.patterns: dict[str, Pattern] = {}
         self._units: Final = units
         self.user = ""
         """The token of the user whom units are counted for."""
 
-    def become(self, patterns: dict[str, Pattern], grants: Grants) -> None:
+    @property
+    def patterns(self) -> Mapping[str, Pattern]:
+        """The patterns by their text; never changed in place."""
+        return self._holding.patterns
+
+    def become(self, patterns: Mapping[str, Pattern], grants: Grants) -> None:
         """Want these patterns; those that are new wait for their confirmation."""
-        self._unconfirmed |= patterns.keys() - self.patterns.keys()
-        self._unconfirmed &= patterns.keys()
-        self.patterns = patterns
-        self._hold(grants)
+        new = patterns.keys() - self.patterns.keys()
+        self._unconfirmed = (self._unconfirmed | new) & patterns.keys() or _NONE
+        # Working out what a pattern comes to is most of the cost, and most are held already.
+        before = self._holding if grants is self._grants else None
+        self._grants = grants
+        self._holding = grants.hold(patterns, self._catalogue, before)
+        self._want(self._holding.keys)
 
     def begin(self, keys: Collection[tuple[str, str]]) -> None:
         """NATS has these units; those that are not held any more are left out."""
@@ -74,7 +78,7 @@ class Wishes:
         Returns False when something had to be given back.
         """
         waiting = self._unconfirmed.intersection(named)
-        self._unconfirmed -= waiting
+        self._unconfirmed = self._unconfirmed - waiting or _NONE
         if done or not waiting:
             return True
         kept = {text: each for text, each in self.patterns.items() if text not in waiting}
@@ -104,14 +108,13 @@ class Wishes:
 
     def clear(self) -> None:
         """Want nothing more."""
-        self.patterns = {}
-        self._resolved = _NOTHING
-        self._want({})
+        self._holding = HELD_NOTHING
+        self._want(HELD_NOTHING.keys)
 
     @property
     def units(self) -> int:
         """How many units the patterns come to, each by itself."""
-        return sum(map(len, self._resolved.values()))
+        return self._holding.count
 
     def covers(self, event_type: str, resource: str) -> bool:
         """Whether an event is among what is wanted; ``resource`` is a subject token."""
@@ -134,32 +137,6 @@ class Wishes:
     def excluded(self) -> Mapping[tuple[str, str], frozenset[str]]:
         """What is left out of each unit that is all of a type."""
         return self._keys
-
-    def _hold(self, grants: Grants) -> None:
-        # Working out what a pattern comes to is most of the cost, and most are held already.
-        before = self._resolved if grants is self._grants else _NOTHING
-        self._grants = grants
-        self._resolved = {
-            text: before.get(text) or self._resolve(pattern, grants)
-            for text, pattern in self.patterns.items()
-        }
-        keys: dict[tuple[str, str], frozenset[str]] = {}
-        for resolved in self._resolved.values():
-            keys.update(resolved)
-        whole = {event_type for event_type, resource in keys if resource == ANY}
-        if whole:
-            keys = {
-                key: excluded
-                for key, excluded in keys.items()
-                if key[1] == ANY or key[0] not in whole
-            }
-        self._want(keys)
-
-    def _resolve(self, pattern: Pattern, grants: Grants) -> tuple[Unit, ...]:
-        return tuple(
-            ((key.event_type, key.resource), key.excluded)
-            for key in grants.resolve(pattern, self._catalogue)
-        )
 
     def _want(self, keys: dict[tuple[str, str], frozenset[str]]) -> None:
         """Make what is delivered what is in ``keys``, with no moment in between without it."""
@@ -187,5 +164,6 @@ class Wishes:
                 released += 1
                 self._hub.topic(event_type).remove(self._outbox, resource)
                 self._topics.release(event_type, resource)
+            self._keys = keys
         finally:
             self._units.change(self.user, held, released)
