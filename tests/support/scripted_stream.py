@@ -28,6 +28,7 @@ class ScriptedStream:
         self.problem = ""
         self.head: Head | None = None
         self.is_away = False
+        self.unknown_types: tuple[str, ...] = ()
         self.delay = 0.0
         """Seconds that each answer takes."""
         self.failures = 0

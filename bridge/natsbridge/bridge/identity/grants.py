@@ -200,8 +200,13 @@ class Grants:
         self._resolved: Final[dict[Pattern, tuple[Key, ...]]] = {}
         self.holdings: dict[tuple[str, ...], Holding] | None = None
         """By patterns, where many sessions have these grants and ask for the same; else None."""
-        self.unrestricted: Final = all(each is EVERYTHING for each in self._scopes.values())
-        """True when nothing of the catalogue is withheld: no event needs a check."""
+        self.unrestricted: Final = (
+            all(each is EVERYTHING for each in self._scopes.values())
+            and Pattern() in subscribe.allow
+            and not subscribe.deny
+        )
+        """True when nothing is withheld, of types that are not in the catalogue either: no event
+        needs a check."""
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Grants):

@@ -24,6 +24,8 @@ DUPLICATE_WINDOW: Final = 120.0
 """Seconds within which a second message with one ``Nats-Msg-Id`` is a duplicate."""
 HEADERS: Final = 4096
 """Bytes of headers that fit beside a payload of the largest size: NATS counts both."""
+MAX_UNKNOWN: Final = 64
+"""Types that this bridge does not know and clients are told of."""
 MEND: Final = "`natsbridge stream apply` mends it"
 ANEW: Final = "no update changes that: make it anew"
 BY_HAND: Final = "`nats stream edit` changes it"
@@ -109,6 +111,22 @@ def foreign(found: Iterable[str], subjects: Subjects) -> list[str]:
     name = r"[a-z][a-z0-9_]{0,63}"
     form = re.compile(rf"{root}\.(?:(?:user\.\*|topic|all)\.{name}\.{name}\.\*|probe)")
     return sorted(each for each in found if not form.fullmatch(each))
+
+
+def unknown_types(
+    found: Iterable[str], catalogue: Collection[str], subjects: Subjects
+) -> tuple[str, ...]:
+    """Return the event types among a stream's subjects that are in another bridge's catalogue only.
+
+    No more than :data:`MAX_UNKNOWN`: each is read beside what a replay wants.
+    """
+    root = subjects.root(Root.EVENTS)
+    types = set()
+    for subject in found:
+        tokens = subject.removeprefix(f"{root}.").split(".")
+        if subject.startswith(f"{root}.") and len(tokens) > 3:
+            types.add(".".join(tokens[-3:-1]))
+    return tuple(sorted(types.difference(catalogue))[:MAX_UNKNOWN])
 
 
 def from_01(found: StreamConfig, subjects: Subjects) -> bool:

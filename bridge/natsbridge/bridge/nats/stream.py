@@ -22,7 +22,7 @@ from nats.js.api import StreamConfig, StreamInfo
 from natsbridge.bridge.errors import BrokerUnavailable
 from natsbridge.bridge.nats.clock import ClockComparison
 from natsbridge.bridge.nats.connection import Connection, Nobody
-from natsbridge.bridge.nats.shape import choices, differences, missing
+from natsbridge.bridge.nats.shape import choices, differences, missing, unknown_types
 from natsbridge.schemas.subjects import Subjects
 
 log = logging.getLogger(__name__)
@@ -82,6 +82,9 @@ class Stream:
         self._create: Final = create
         self._want: Final = want
         self._types: Final = list(want.subjects or ())
+        self._known_types: Final = frozenset(
+            ".".join(subject.split(".")[-3:-1]) for subject in self._types
+        )
         self._running: asyncio.Task[Head] | None = None
         self._next: asyncio.Task[Head] | None = None
         self._noted: list[str] = []
@@ -89,6 +92,8 @@ class Stream:
         self._identity = self._differs = ""
         self.is_replicated = False
         """Whether it is on more than one server, of which those that follow may be behind."""
+        self.unknown_types: tuple[str, ...] = ()
+        """Event types that it stores and this bridge's catalogue does not have."""
         self._refused_until = 0.0
         self._lacks: list[str] = []
         self._holes: tuple[tuple[str, int, int], list[int]] | None = None
@@ -283,6 +288,9 @@ class Stream:
         created = info.created
         self._identity = "" if created is None else f"{int(created.timestamp() * 1_000_000):x}"
         self._differs = "; ".join(differences(info.config, self._want, self._subjects))
+        self.unknown_types = unknown_types(
+            info.config.subjects or (), self._known_types, self._subjects
+        )
         self.is_replicated = (info.config.num_replicas or 1) > 1
         noted = choices(info.config, self._want)
         if noted != self._noted:

@@ -46,6 +46,9 @@ class Positions:
         """Up to where it has had the keys that are not behind."""
         self.written = 0
         """The last event that was written of what is being read; 0 where none was."""
+        self.unknown: Collection[str] = ()
+        """Types that the session's patterns cover, and the catalogue does not have: events of them
+        can't be delivered, and it is told that there were some."""
         self.is_dense = False
         """Whether so much of the stream is wanted that it is read whole."""
 
@@ -64,6 +67,14 @@ class Positions:
             return False
         spot = exact if key != DIRECT and exact in self._known else key
         return spot in self._known and sequence > self.after(spot)
+
+    def lacks_unknown(self, event_type: str, sequence: int) -> bool:
+        """Whether it is to be told of this event, whose type the catalogue does not have.
+
+        Such a type has no key; it stands where the topic does that is furthest behind.
+        """
+        topics = [self.after(key) for key in self._known if key != DIRECT]
+        return event_type in self.unknown and bool(topics) and sequence > min(topics)
 
     # What changes them.
 
@@ -126,6 +137,9 @@ class Positions:
             read = wide if wide in known and wide in wanted else key
             if read in wanted or wide in wanted:
                 lowest[read] = min(self.after(key), lowest.get(read, self.after(key)))
+        if lowest:
+            furthest_behind = min(lowest.values())
+            lowest |= {(event_type, ANY): furthest_behind for event_type in self.unknown}
         direct = self.after(DIRECT) if self._direct else min(lowest.values(), default=None)
         if direct is not None:
             found[f"{root}.user.{self._user}.>"] = direct

@@ -226,7 +226,8 @@ class Replay:
                 self._miss(orders, lowest, head.first - 1)
             lowest = self._gone = head.first - 1
         self._same_connection()
-        wanted = self._session.wishes.keys
+        wishes, wanted = self._session.wishes, self._session.wishes.keys
+        self.positions.unknown = wishes.unknown(env.stream.unknown_types)
         merge = await open_merge(env, self._user, self.positions, wanted, head, lowest)
         for tries in range(TRIES):
             await merge.fill()
@@ -361,6 +362,9 @@ class Replay:
         else:
             permits = session.outbox.permits
             key = DIRECT if permits is None or permits(kind.name, resource) else None
+        if key is None and isinstance(kind, Lost):
+            unknown = self.positions.lacks_unknown(kind.name, sequence)
+            return frame if unknown and session.wishes.names(kind.name, resource) else None
         if not self.positions.lacks(key, (kind.name, resource), sequence):
             return None
         for order in orders:

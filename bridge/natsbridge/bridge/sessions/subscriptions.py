@@ -120,6 +120,20 @@ class Wishes:
         """Whether an event is among what is wanted; ``resource`` is a subject token."""
         return self.key_of(event_type, resource) is not None
 
+    def unknown(self, event_types: Iterable[str]) -> list[str]:
+        """Return which of these types, of which the catalogue has none, the patterns cover."""
+        patterns = self.patterns.values()
+        return [name for name in event_types if any(each.matches_type(name) for each in patterns)]
+
+    def names(self, event_type: str, resource: str) -> bool:
+        """Whether the patterns and the grants cover an event, of whatever type."""
+        grants = self._grants
+        return (
+            grants is not None
+            and grants.permits(event_type, resource)
+            and any(each.matches(event_type, resource) for each in self.patterns.values())
+        )
+
     def key_of(self, event_type: str, resource: str) -> tuple[str, str] | None:
         """Return the unit by which an event is wanted; None where it is not."""
         excluded = self._keys.get((event_type, ANY))

@@ -77,7 +77,6 @@ def test_a_type_outside_the_catalogue_is_nobodys_to_subscribe_to() -> None:
     there was one is a matter of the patterns.
     """
     given = grants([">"], ["no.other"])
-    assert given.unrestricted
     assert resolve(given, "no.such") == ()
     assert given.scope("no.such") is NOTHING
     assert given.permits("no.such", "1")
@@ -86,9 +85,10 @@ def test_a_type_outside_the_catalogue_is_nobodys_to_subscribe_to() -> None:
 
 
 def test_only_whole_freedom_is_unrestricted() -> None:
-    """One denied resource anywhere makes checks necessary."""
+    """One denied resource anywhere makes checks necessary, of a type that is not known here too."""
     assert grants([">"]).unrestricted
-    assert grants(list(CATALOGUE.types)).unrestricted
+    assert not grants(list(CATALOGUE.types)).unrestricted
+    assert not grants([">"], ["no.other"]).unrestricted
     assert not grants([">"], ["review.updated.77"]).unrestricted
     assert not grants(["review.*"]).unrestricted
 
