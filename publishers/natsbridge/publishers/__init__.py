@@ -38,6 +38,7 @@ from natsbridge.publishers.errors import (
     SpoolLocked,
     StreamMissing,
     StreamRefused,
+    WrongEventLoop,
 )
 from natsbridge.publishers.files import FileEvents
 from natsbridge.publishers.outgoing import EVERYBODY, SUBSCRIBERS, OutgoingEvent, Receipt, To
@@ -82,4 +83,5 @@ __all__ = [
     "SystemEvents",
     "To",
     "UploadEvents",
+    "WrongEventLoop",
 ]

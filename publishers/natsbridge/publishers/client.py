@@ -14,7 +14,7 @@ from typing import Any, Final
 import nats.errors
 from nats.aio.client import Client
 
-from natsbridge.publishers.waiting import cancellable
+from natsbridge.publishers.waiting import within
 from natsbridge.schemas.bus import limit_unacknowledged
 
 PING_INTERVAL: Final = 5
@@ -91,12 +91,12 @@ class NatsClient(Client):
 async def close(client: NatsClient) -> None:
     """Disconnect within :data:`CLOSE_TIMEOUT`."""
     # Bounded: with a broker that does not read, nats-py waits for room in the socket for ever, and
-    # the socket for what is unsent.
+    # the socket for what is unsent. A cancellation that comes while it ends its own reconnecting
+    # it swallows, and then waits on.
     writer = getattr(client._transport, "_io_writer", None)
     try:
-        with cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-            async with asyncio.timeout(CLOSE_TIMEOUT / 2):
-                await client.close()
+        with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+            await within(CLOSE_TIMEOUT / 2, client.close())
     finally:
         if writer is not None:
             writer.transport.abort()

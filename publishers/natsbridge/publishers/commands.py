@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from natsbridge.publishers.connection import Message, Unsubscribe
 from natsbridge.publishers.errors import BrokerUnavailable
 from natsbridge.publishers.publisher import EventPublisher
+from natsbridge.publishers.waiting import cancelled
 from natsbridge.schemas.bus import describe
 from natsbridge.schemas.codes import ErrorCode
 from natsbridge.schemas.commands import COMMAND_RESOURCES, MAX_REASON, CommandReply, CommandRequest
@@ -159,10 +160,7 @@ class Commands:
         await asyncio.gather(*(unsubscribe() for unsubscribe in subscriptions))
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=GRACE)
-            for task in late:
-                task.cancel()
-            if late:
-                await asyncio.wait(late)
+            await cancelled(*late)
 
     async def _receive(self, message: Message) -> None:
         if not message.reply:

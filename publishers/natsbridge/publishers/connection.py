@@ -25,7 +25,8 @@ import nats.errors
 from natsbridge.publishers.client import CLOSE_TIMEOUT, NEVER, NatsClient, close, options, words
 from natsbridge.publishers.errors import BrokerUnavailable, NotPermitted
 from natsbridge.publishers.outgoing import check_size
-from natsbridge.publishers.waiting import Requests, cancellable
+from natsbridge.publishers.owner import Owner
+from natsbridge.publishers.waiting import Requests, cancellable, cancelled, within
 from natsbridge.schemas.bus import SettingsError, renew_inbox
 
 if TYPE_CHECKING:
@@ -75,20 +76,24 @@ class Connection:
     def __init__(self, settings: BusSettings, name: str | None) -> None:
         self._settings = settings
         self._name = name
+        self.owner: Final = Owner()
         self._client: NatsClient | None = None
-        self._up = asyncio.Event()
         self._closing = False
         self._patient = False
         self._reopening: asyncio.Task[None] | None = None
         self._ending: asyncio.Task[None] | None = None
         self._subscriptions: list[_Subscription] = []
-        self._subscribing = asyncio.Lock()
         self._resubscribing: asyncio.Task[None] | None = None
         self._last_error: Exception | None = None
         self._refusals: deque[str] = deque(maxlen=100)
         self._requests = Requests()
-        self._turns = asyncio.Lock()
-        """Of those who wait for room to send."""
+        self._renew()
+
+    def _renew(self) -> None:
+        # Each belongs to the loop in which something first waited for it.
+        self._up = asyncio.Event()
+        self._subscribing = asyncio.Lock()
+        self._turns = asyncio.Lock()  # of those who wait for room to send
 
     @property
     def is_connected(self) -> bool:
@@ -99,40 +104,41 @@ class Connection:
         """Connect; raises :class:`BrokerUnavailable` after ``settings.timeout`` seconds.
 
         With ``patient`` it goes on trying instead, after a warning in the log, and so it does for
-        what is subscribed to.
+        what is subscribed to. Raises :class:`WrongEventLoop` where it is open elsewhere.
         """
+        self.owner.take()
+        self._renew()
         self._closing = False
         self._patient = patient
         try:
             self._client = await self._connect()
-        except BrokerUnavailable as error:
-            if not patient:
+        except BaseException as error:
+            if not (patient and isinstance(error, BrokerUnavailable)):
+                self.owner.release()
                 raise
             log.warning("the broker is waited for: %s", error.detail)
             self._reopening = asyncio.get_running_loop().create_task(self._reopen())
 
     async def close(self) -> None:
         """Let what was sent leave, as far as that is possible in a second, and disconnect."""
+        self.owner.check()
         self._closing = True
         self._up.set()
         self._requests.end()
-        if self._reopening is not None:
-            self._reopening.cancel()
-            await asyncio.wait([self._reopening])
-            self._reopening = None
-        if self._resubscribing is not None:
-            self._resubscribing.cancel()
-        client, self._client = self._client, None
-        if client is None or client.is_closed:
-            return
-        if client.is_connected:
-            with cancellable(), contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT / 2):
-                    await client.flush()
-        await close(client)
+        try:
+            await cancelled(self._reopening, self._resubscribing)
+            client, self._client = self._client, None
+            if client is not None and client.is_connected:
+                with contextlib.suppress(nats.errors.Error, OSError, TimeoutError):
+                    await within(CLOSE_TIMEOUT / 2, client.flush())
+            if client is not None and not client.is_closed:
+                await close(client)
+        finally:
+            self.owner.release()
 
     async def ready(self, deadline: float) -> None:
         """Wait for the broker; raises :class:`BrokerUnavailable` at the deadline."""
+        self.owner.check()
         while not self.is_connected:
             if self._closing:
                 raise BrokerUnavailable("the publisher was closed meanwhile")
@@ -212,6 +218,7 @@ class Connection:
         ``handler`` is awaited for one message after the other and must not raise. Raises
         :class:`BrokerUnavailable` and :class:`NotPermitted`.
         """
+        self.owner.check()
         client = self._client
         subscription = _Subscription(subject, queue, handler)
         if client is None or not client.is_connected:
@@ -260,19 +267,16 @@ class Connection:
 
     async def _unsubscribe(self, subscription: _Subscription) -> None:
         """Take no more, and hand over what has come in; takes half a second at most."""
-        current = subscription.current
         if subscription not in self._subscriptions:
             return
         self._subscriptions.remove(subscription)
-        if current is not None:
-            with cancellable(), contextlib.suppress(nats.errors.Error, TimeoutError):
-                async with asyncio.timeout(CLOSE_TIMEOUT / 2):
-                    if self.is_connected:
-                        await current.drain()  # type: ignore[no-untyped-call]  # nats-py's
-                    else:
-                        await current.unsubscribe()
+        if (current := subscription.current) is not None:
+            with contextlib.suppress(nats.errors.Error, TimeoutError):
+                ended = current.drain() if self.is_connected else current.unsubscribe()  # type: ignore[no-untyped-call]  # nats-py's
+                await within(CLOSE_TIMEOUT / 2, ended)
 
     def _connected(self) -> NatsClient:
+        self.owner.check()
         if self._client is None or not self._client.is_connected:
             raise BrokerUnavailable(self._trouble())
         return self._client
@@ -295,29 +299,25 @@ class Connection:
         how = self._settings.connect_options() | options(self._settings.timeout)
         try:
             # nats-py tries the servers for ever; the time limit is set here.
-            with cancellable():
-                async with asyncio.timeout(self._settings.timeout):
-                    await client.connect(
-                        **how,
-                        name=self._name,
-                        error_cb=failed,
-                        disconnected_cb=disconnected,
-                        reconnected_cb=reconnected,
-                        closed_cb=closed,
-                    )
-        except TimeoutError:
+            connecting = client.connect(
+                **how,
+                name=self._name,
+                error_cb=failed,
+                disconnected_cb=disconnected,
+                reconnected_cb=reconnected,
+                closed_cb=closed,
+            )
+            await within(self._settings.timeout, connecting)
+        except BaseException as error:
             await close(client)
-            raise BrokerUnavailable(self._trouble()) from None
-        except nats.errors.Error as error:
-            await close(client)
-            raise BrokerUnavailable(f"{self._servers()}: {error}") from None
-        except Exception as error:
-            # Network errors stay inside nats-py; these are about the credentials file, and what
-            # nats-py and nkeys raise has no common root.
-            await close(client)
-            raise SettingsError(f"BRIDGE_NATS_CREDENTIALS: {words(error)}") from error
-        except BaseException:
-            await close(client)
+            if isinstance(error, TimeoutError):
+                raise BrokerUnavailable(self._trouble()) from None
+            if isinstance(error, nats.errors.Error):
+                raise BrokerUnavailable(f"{self._servers()}: {error}") from None
+            if isinstance(error, Exception):
+                # Network errors stay inside nats-py; these are about the credentials file, and
+                # what nats-py and nkeys raise has no common root.
+                raise SettingsError(f"BRIDGE_NATS_CREDENTIALS: {words(error)}") from error
             raise
         return client
 

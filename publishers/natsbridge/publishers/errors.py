@@ -5,7 +5,8 @@
     PublishError
     ├── CallerError             you erred; nothing was sent, and trying again changes nothing
     │   ├── InvalidEvent            ``field`` names what is wrong with the event, ``reason`` how
-    │   └── PublisherClosed         the publisher is not open yet, or no longer
+    │   ├── PublisherClosed         the publisher is not open yet, or no longer
+    │   └── WrongEventLoop          it was opened in another event loop, or before a fork
     ├── BrokerError             the broker erred; ``event`` is what was to be sent
     │   ├── BrokerUnavailable       no connection in time; nothing was sent
     │   ├── StreamMissing           no stream stores this type, or none at all; nothing was sent
@@ -62,6 +63,13 @@ class PublisherClosed(CallerError):
 
     def __init__(self) -> None:
         super().__init__("the publisher is not open")
+
+
+class WrongEventLoop(CallerError):
+    """The publisher was opened in another event loop, or in the process that forked this one.
+
+    Nothing of it works here: its socket, its tasks and its answers belong to where it was opened.
+    """
 
 
 class BrokerError(PublishError):

@@ -28,6 +28,7 @@ from natsbridge.publishers.retry import patience, pause
 from natsbridge.publishers.settings import PublisherSettings
 from natsbridge.publishers.spool import Spool
 from natsbridge.publishers.storing import NotNow, store
+from natsbridge.publishers.waiting import cancelled
 from natsbridge.schemas.bus import BusSettings, SettingsError, describe
 from natsbridge.schemas.catalogue import Catalogue
 from natsbridge.schemas.events import EventData
@@ -110,8 +111,10 @@ class EventPublisher:
         """Connect; raises :class:`BrokerUnavailable` after ``settings.timeout`` seconds.
 
         With a spool it raises :class:`SpoolLocked` and :class:`SpoolFailed`; a broker that is away
-        is waited for behind the scenes then.
+        is waited for behind the scenes then. Where it is open in another event loop, or was before
+        a fork, this and every other method raises :class:`WrongEventLoop`.
         """
+        self.connection.owner.check()
         if self._open:
             return
         spool = self.spool
@@ -128,7 +131,7 @@ class EventPublisher:
                 spool, self.connection, stream=self.settings.stream, patience=self._patience
             )
             self._forwarding = asyncio.get_running_loop().create_task(forwarder.run())
-        self._closing.clear()
+        self._closing = asyncio.Event()  # of this loop
         self._open = True
 
     async def close(self, drain: float | None = None) -> None:
@@ -139,6 +142,7 @@ class EventPublisher:
         is left stays on the disk, and the log says how much; closing the file takes two seconds
         more at most, and raises :class:`SpoolFailed` when the disk is not in order.
         """
+        self.connection.owner.check()
         self._open = False
         self._closing.set()
         try:
@@ -166,8 +170,7 @@ class EventPublisher:
                 finally:
                     emptied.cancel()
         finally:
-            forwarding.cancel()
-            await asyncio.wait([forwarding])
+            await cancelled(forwarding)
 
     async def publish(
         self, data: EventData, to: To, *, event_id: str | None = None
@@ -227,8 +230,7 @@ class EventPublisher:
 
     async def send(self, event: OutgoingEvent) -> Receipt:
         """Send one prepared event, or one that a :class:`BrokerError` carries, with its own id."""
-        if not self._open:
-            raise PublisherClosed
+        self._check_open()
         if not event.durable:
             return await self._send_live(event, _now() + self.settings.timeout)
         if self.spool is None:
@@ -236,11 +238,15 @@ class EventPublisher:
         await self._keep([event])
         return _kept(event)
 
+    def _check_open(self) -> None:
+        if not self._open:
+            raise PublisherClosed
+        self.connection.owner.check()
+
     async def _keep(self, durable: list[OutgoingEvent]) -> None:
         if self.spool is None or not durable:
             return
-        if not self._open:
-            raise PublisherClosed
+        self._check_open()
         if self._forwarding is not None and self._forwarding.done():
             # Only a fault of ours ends it. Taking more would be silence.
             raise SpoolFailed(f"forwarding has ended: {self._forwarding.exception()!r}", durable)

@@ -30,6 +30,7 @@ from typing import Any, Final, TypeVar
 
 from natsbridge.publishers.errors import PublisherClosed, SpoolError, SpoolFailed
 from natsbridge.publishers.outgoing import OutgoingEvent
+from natsbridge.publishers.owner import Owner
 from natsbridge.publishers.spool_file import Mark, RefusedEvent, Spooled, SpoolFile, Totals
 from natsbridge.publishers.spool_quota import Room
 
@@ -79,12 +80,14 @@ class Spool:
         self._caps = max_events, max_bytes
         self._deadline = deadline
         self._file: SpoolFile | None = None
+        self._owner = Owner()
 
     async def open(self) -> None:
         """Open the file, and lock it.
 
         Raises :class:`publishers.SpoolLocked` and :class:`publishers.SpoolFailed`.
         """
+        self._owner.check()
         self._thread = ThreadPoolExecutor(1, "spool")
         try:
             file, totals = await self._soon(self._run(lambda: _open(self.path)))
@@ -108,6 +111,7 @@ class Spool:
         self._empty = asyncio.Event()
         self._note_empty()
         self._file = file
+        self._owner.take()
         self._writer = asyncio.get_running_loop().create_task(self._write())
         if totals.waiting or totals.refused:
             log.info(
@@ -122,9 +126,11 @@ class Spool:
 
         Raises :class:`publishers.SpoolFailed` when the disk does not let it in two seconds.
         """
+        self._owner.check()
         file, self._file = self._file, None
         if file is None:
             return
+        self._owner.release()
         self._to_write.set()
 
         def finish() -> None:
@@ -163,8 +169,7 @@ class Spool:
         :class:`publishers.PublisherClosed`. A task that is cancelled here does not know: the events
         may be kept all the same.
         """
-        if self._file is None:
-            raise PublisherClosed
+        self._opened()
         put = _Put(events, self._room.take(events), asyncio.get_running_loop().create_future())
         self._puts.append(put)
         self._to_write.set()
@@ -313,6 +318,7 @@ class Spool:
     def _opened(self) -> SpoolFile:
         if self._file is None:
             raise PublisherClosed
+        self._owner.check()
         return self._file
 
     async def _run(self, work: Callable[[], _T]) -> _T:

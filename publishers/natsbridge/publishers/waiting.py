@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import logging
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Final
 
 from natsbridge.publishers.errors import NotPermitted
+
+log = logging.getLogger("publishers")
+
+CANCEL_AGAIN_SECONDS: Final = 0.5
+"""Pause after which a task that has not ended is cancelled once more: cleaning up takes time."""
+
+CANCEL_SECONDS: Final = 2.0
+"""Longest wait for cancelled tasks to end."""
 
 
 class Requests:
@@ -66,6 +76,41 @@ def cancellable() -> Iterator[None]:
     finally:
         if task.cancelling() > before:
             raise asyncio.CancelledError
+
+
+async def cancelled(*tasks: asyncio.Future[Any] | None) -> None:
+    """Cancel these tasks and wait until they have ended, for :data:`CANCEL_SECONDS` at most.
+
+    One cancellation is not enough where the code inside swallows it (see :func:`cancellable`): it
+    goes on to its next wait, which may have no end.
+    """
+    left = {task for task in tasks if task is not None and not task.done()}
+    attempts = round(CANCEL_SECONDS / CANCEL_AGAIN_SECONDS)
+    while left and attempts:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
+        attempts -= 1
+    if left:
+        log.warning("tasks did not end within %g s of their cancellation: %s", CANCEL_SECONDS, left)
+
+
+async def within(seconds: float, work: Coroutine[Any, Any, object]) -> None:
+    """Run this in a task of its own; raise :class:`TimeoutError` after so many seconds.
+
+    Unlike ``asyncio.timeout``, which cancels once, it also ends what swallows a cancellation. What
+    ``work`` raises is raised.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task], timeout=seconds)
+        if not task.done():
+            raise TimeoutError
+    finally:
+        await cancelled(task)
+        failure = None if task.cancelled() or not task.done() else task.exception()
+    if failure is not None:
+        raise failure
 
 
 def _expire(limit: asyncio.Timeout) -> None:
