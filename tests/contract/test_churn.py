@@ -162,8 +162,10 @@ async def test_promises_are_kept(start_bridge: StartBridge, linger: str, root: R
         async with asyncio.TaskGroup() as group:
             publishing = group.create_task(stream.publish())
             watching = group.create_task(stream.watch(steady))
-            await asyncio.gather(*map(churn, churners))
-            stream.done.set()
+            try:
+                await asyncio.gather(*map(churn, churners))
+            finally:
+                stream.done.set()  # or it would publish for ever behind a failure
             await publishing
             await watching
         due = 0
