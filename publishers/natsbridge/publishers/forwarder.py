@@ -11,7 +11,9 @@ import logging
 import random
 from typing import Final
 
-from natsbridge.publishers import lookup
+from opentelemetry.trace import Span
+
+from natsbridge.publishers import lookup, tracing
 from natsbridge.publishers.connection import Connection
 from natsbridge.publishers.errors import BrokerError, BrokerUnavailable, CallerError, SpoolFailed
 from natsbridge.publishers.lookup import CannotTell
@@ -50,14 +52,15 @@ class Forwarder:
             try:
                 for spooled in await self._spool.next():
                     await self._spool.allow(spooled.position)
-                    await self._deliver(spooled)
+                    with tracing.forwarding(spooled.event, spooled.spooled_at) as span:
+                        await self._deliver(spooled, span)
                     failures = 0
             except SpoolFailed as error:
                 failures += 1
                 self._tell(error.detail)
-                await self._pause(failures)
+                await asyncio.sleep(pause(failures, random.random()))  # noqa: S311  # spread
 
-    async def _deliver(self, spooled: Spooled) -> None:
+    async def _deliver(self, spooled: Spooled, span: Span) -> None:
         """Return when the event is stored, or put aside."""
         event = spooled.event
         doubtful = spooled.position <= self._spool.doubtful
@@ -67,19 +70,24 @@ class Forwarder:
                 await self._connection.ready(self._deadline())
                 if doubtful and (found := await self._find(event)) is not None:
                     self._spool.done(spooled, *found)
+                    tracing.found(span, *found)
                     break
                 receipt = await store(self._connection, event, self._deadline())
             except (BrokerUnavailable, NotNow, _Unanswered) as error:
                 failures += 1
                 doubtful |= isinstance(error, NotNow) and error.doubtful
                 self._tell(str(error))
-                await self._pause(failures)
+                seconds = pause(failures, random.random())  # noqa: S311  # spread, not secret
+                tracing.retried(span, failures, error, seconds)
+                await asyncio.sleep(seconds)
             except (BrokerError, CallerError) as error:
                 await self._spool.refuse(spooled, str(error))
+                tracing.fail(span, error)
                 log.error("the spool puts an event aside: %s", error)
                 break
             else:
                 self._spool.done(spooled, receipt.stream, receipt.sequence)
+                tracing.stored(span, receipt)
                 break
         if self._in_trouble:
             self._in_trouble = False
@@ -122,9 +130,6 @@ class Forwarder:
         if now >= self._told + TELL_AGAIN:
             self._told = now
             log.warning("%d events wait in the spool: %s", self._spool.waiting, detail)
-
-    async def _pause(self, failures: int) -> None:
-        await asyncio.sleep(pause(failures, random.random()))  # noqa: S311  # spread, not secret
 
 
 class _Unanswered(Exception):

@@ -55,6 +55,10 @@ To = str | Collection[str] | Group
 :data:`EVERYBODY`."""
 
 
+Recipient = tuple[Audience, str | None, str | None]
+"""Audience, the user where it is one, the event's id where the caller gave it."""
+
+
 @dataclass(frozen=True, slots=True)
 class OutgoingEvent:
     """One event, valid and ready to be sent; sending it again is the same event.
@@ -121,24 +125,34 @@ class Outbox:
         With ``event_id`` and several users an event's id is ``<event_id>.<user>``, so that a retry
         finds the same ids. Raises :class:`InvalidEvent`.
         """
+        span = trace.get_current_span()
+        return [self.event(data, *each, span) for each in self.recipients(data, to, event_id)]
+
+    def recipients(self, data: EventData, to: To, event_id: str | None) -> list[Recipient]:
+        """Return to whom the events go, with the id of each; raises :class:`InvalidEvent`."""
         _check_declared(data)
         if isinstance(to, Group):
-            return [self._event(data, to.value, None, event_id)]
+            return [(to.value, None, event_id)]
         if isinstance(to, str):
-            return [self._event(data, Audience.USER, to, event_id)]
+            return [(Audience.USER, to, event_id)]
         users = _users(to)
         if not users:
             # Not everybody, which an empty list of users would mean where a default is that.
             raise InvalidEvent(RejectReason.MALFORMED_SUBJECT, "no user is named", "to")
         ids = [None if event_id is None else f"{event_id}.{user}" for user in users]
-        return [
-            self._event(data, Audience.USER, user, each)
-            for user, each in zip(users, ids, strict=True)
-        ]
+        return [(Audience.USER, user, each) for user, each in zip(users, ids, strict=True)]
 
-    def _event(
-        self, data: EventData, audience: Audience, user: str | None, event_id: str | None
+    def event(
+        self,
+        data: EventData,
+        audience: Audience,
+        user: str | None,
+        event_id: str | None,
+        span: trace.Span,
     ) -> OutgoingEvent:
+        """Return one event, which carries the context of this span; raises
+        :class:`InvalidEvent`.
+        """
         traits = data.traits
         if audience not in traits.audiences:
             allowed = ", ".join(sorted(traits.audiences))
@@ -146,7 +160,7 @@ class Outbox:
             raise InvalidEvent(RejectReason.AUDIENCE_NOT_ALLOWED, detail, "to")
         event_id = new_id() if event_id is None else _checked_id(event_id)
         # Validated before the address is built from it: model_construct() checks nothing.
-        headers, sampled = _trace()
+        headers, sampled = _trace(span)
         payload = self._encode(data, event_id, sampled)
         address = Address(
             audience,
@@ -284,13 +298,13 @@ def _token(field: str, encode: Callable[[], str]) -> str:
         raise InvalidEvent(RejectReason.MALFORMED_SUBJECT, "an id is text", field) from None
 
 
-def _trace() -> tuple[dict[str, str], str | None]:
-    """Return the headers of the current trace, and its ``traceparent`` where it is sampled."""
-    context = trace.get_current_span().get_span_context()
+def _trace(span: trace.Span) -> tuple[dict[str, str], str | None]:
+    """Return the headers of a span's trace, and its ``traceparent`` where it is sampled."""
+    context = span.get_span_context()
     if not context.is_valid:
         return {}, None
     carrier: dict[str, str] = {}
-    propagate.inject(carrier)
+    propagate.inject(carrier, trace.set_span_in_context(span))
     # Nothing else that a propagator writes: baggage may hold what is not for everyone on the bus.
     names = (HEADER_TRACEPARENT, HEADER_TRACESTATE)
     headers = {name: value for name in names if (value := carrier.get(name))}

@@ -7,11 +7,14 @@ import itertools
 import os
 import random
 from collections.abc import Iterable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
+from opentelemetry.trace import Span
 from pydantic import ValidationError
 
+from natsbridge.publishers import tracing
 from natsbridge.publishers.connection import Connection
 from natsbridge.publishers.errors import (
     BrokerError,
@@ -28,6 +31,7 @@ from natsbridge.publishers.retry import patience, pause
 from natsbridge.publishers.settings import PublisherSettings
 from natsbridge.publishers.spool import Spool
 from natsbridge.publishers.storing import NotNow, store
+from natsbridge.publishers.tracing import Sends
 from natsbridge.publishers.waiting import cancelled
 from natsbridge.schemas.bus import BusSettings, SettingsError, describe
 from natsbridge.schemas.catalogue import Catalogue
@@ -188,7 +192,12 @@ class EventPublisher:
         With a spool a durable event raises a :class:`SpoolError` instead. See
         :mod:`natsbridge.publishers.errors`.
         """
-        return await self.send_all(self.prepare(data, to, event_id=event_id))
+        with tracing.sends() as spans:
+            events = [
+                spans.prepare(data, partial(self._outbox.event, data, *each))
+                for each in self._outbox.recipients(data, to, event_id)
+            ]
+            return await self._send_all(events, spans)
 
     def prepare(
         self, data: EventData, to: To, *, event_id: str | None = None
@@ -204,14 +213,19 @@ class EventPublisher:
         all durable ones go or none, before the others are sent.
         """
         waiting = list(events)
+        with tracing.sends() as spans:
+            return await self._send_all(waiting, spans)
+
+    async def _send_all(self, waiting: list[OutgoingEvent], spans: Sends) -> list[Receipt]:
         if len(waiting) == 1:
-            return [await self.send(waiting[0])]
+            return [await self._send(waiting[0], spans)]
         await self._keep([event for event in waiting if event.durable])
         receipts: list[Receipt] = []
         failures: list[BrokerError] = []
         while waiting:
             batch, waiting = waiting[:AT_ONCE], waiting[AT_ONCE:]
-            for outcome in await asyncio.gather(*map(self._attempt, batch)):
+            attempts = [self._attempt(event, spans) for event in batch]
+            for outcome in await asyncio.gather(*attempts):
                 if isinstance(outcome, Receipt):
                     receipts.append(outcome)
                 else:
@@ -220,23 +234,33 @@ class EventPublisher:
             raise SomeNotPublished(receipts, failures)
         return receipts
 
-    async def _attempt(self, event: OutgoingEvent) -> Receipt | BrokerError:
+    async def _attempt(self, event: OutgoingEvent, spans: Sends) -> Receipt | BrokerError:
         if event.durable and self.spool is not None:
-            return _kept(event)
+            spans.end(event, receipt := _kept(event))
+            return receipt
         try:
-            return await self.send(event)
+            return await self._send(event, spans)
         except BrokerError as error:
+            spans.fail(error, event)
             return error
 
     async def send(self, event: OutgoingEvent) -> Receipt:
         """Send one prepared event, or one that a :class:`BrokerError` carries, with its own id."""
+        with tracing.sends() as spans:
+            return await self._send(event, spans)
+
+    async def _send(self, event: OutgoingEvent, spans: Sends) -> Receipt:
+        span = spans.of(event)
         self._check_open()
         if not event.durable:
-            return await self._send_live(event, _now() + self.settings.timeout)
-        if self.spool is None:
-            return await self._store(event)
-        await self._keep([event])
-        return _kept(event)
+            receipt = await self._send_live(event, _now() + self.settings.timeout)
+        elif self.spool is None:
+            receipt = await self._store(event, span)
+        else:
+            await self._keep([event])
+            receipt = _kept(event)
+        spans.end(event, receipt)
+        return receipt
 
     def _check_open(self) -> None:
         if not self._open:
@@ -269,7 +293,7 @@ class EventPublisher:
     def _patience(self) -> float:
         return patience(self.settings.timeout, self.settings.publish_deadline)
 
-    async def _store(self, event: OutgoingEvent) -> Receipt:
+    async def _store(self, event: OutgoingEvent, span: Span) -> Receipt:
         """Send until the stream has acknowledged the event or the deadline has passed."""
         deadline = _now() + self.settings.publish_deadline
         attempts = 0
@@ -292,6 +316,7 @@ class EventPublisher:
             seconds = pause(failures, random.random())  # noqa: S311  # spread, not secret
             if not self._open or _now() + seconds >= deadline:
                 break
+            tracing.retried(span, failures, failure, seconds)
             await self._pause(seconds)
         if doubtful:
             detail = f"{attempts} attempts in {self.settings.publish_deadline:g} s"

@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from opentelemetry.trace import Span
 
 from natsbridge.publishers import (
     PublisherClosed,
@@ -318,7 +319,7 @@ async def test_a_fault_of_the_forwarder_is_not_silent(
 ) -> None:
     """Should it ever end by itself, publishing says so instead of filling the disk."""
 
-    async def fail(self: Forwarder, spooled: Spooled) -> None:
+    async def fail(self: Forwarder, spooled: Spooled, span: Span) -> None:
         raise RuntimeError("a bug")
 
     monkeypatch.setattr(Forwarder, "_deliver", fail)

@@ -21,6 +21,7 @@ from natsbridge.publishers import (
     SystemEvents,
     UploadEvents,
 )
+from natsbridge.publishers.tracing import Sends
 from natsbridge.schemas.catalogue import Catalogue
 
 Call = Callable[[EventPublisher], Awaitable[list[Receipt]]]
@@ -33,7 +34,7 @@ class Recorder(EventPublisher):
         super().__init__()
         self.sent: list[OutgoingEvent] = []
 
-    async def send(self, event: OutgoingEvent) -> Receipt:
+    async def _send(self, event: OutgoingEvent, spans: Sends) -> Receipt:
         self.sent.append(event)
         return Receipt(event.id, stored=False)
 

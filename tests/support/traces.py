@@ -1,0 +1,129 @@
+"""A receiver of OTLP/HTTP, and what it was sent, as tests look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as RawSpan
+from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
+
+DEADLINE: Final = 30.0
+"""Longest wait for spans, in seconds."""
+
+EXPORT: Final = {
+    "OTEL_BSP_SCHEDULE_DELAY": "100",
+    "OTEL_TRACES_SAMPLER": "parentbased_always_on",
+    "OTEL_METRICS_EXPORTER": "none",
+    "OTEL_LOGS_EXPORTER": "none",
+}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A span as it was received; ids are hexadecimal, times are in nanoseconds."""
+
+    name: str
+    kind: str
+    trace: str
+    id: str
+    parent: str
+    links: tuple[tuple[str, str], ...]
+    attributes: dict[str, Any]
+    events: tuple[str, ...]
+    error: bool
+    start: int
+    end: int
+
+    @classmethod
+    def of(cls, raw: RawSpan) -> Span:
+        """Read one of the protocol's."""
+        return cls(
+            raw.name,
+            RawSpan.SpanKind.Name(raw.kind).removeprefix("SPAN_KIND_"),
+            raw.trace_id.hex(),
+            raw.span_id.hex(),
+            raw.parent_span_id.hex(),
+            tuple((link.trace_id.hex(), link.span_id.hex()) for link in raw.links),
+            _values(raw.attributes),
+            tuple(event.name for event in raw.events),
+            raw.status.code == 2,
+            raw.start_time_unix_nano,
+            raw.end_time_unix_nano,
+        )
+
+
+def _values(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    return {each.key: _value(each.value) for each in pairs}
+
+
+def _value(value: AnyValue) -> Any:
+    kind = value.WhichOneof("value")
+    return None if kind is None else getattr(value, kind)
+
+
+@dataclass
+class Tap:
+    """What has been received so far."""
+
+    endpoint: str
+    spans: list[Span] = field(default_factory=list)
+    _news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of a process that is to export its spans here."""
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint, **EXPORT}
+
+    def add(self, raw: RawSpan) -> None:
+        """Keep one more."""
+        self.spans.append(Span.of(raw))
+        self._news.set()
+
+    def named(self, name: str) -> list[Span]:
+        """The spans of this name."""
+        return [span for span in self.spans if span.name == name]
+
+    async def until(self, enough: Callable[[], bool]) -> None:
+        """Return when what was received is enough; fails with what there is after the deadline."""
+        try:
+            async with asyncio.timeout(DEADLINE):
+                while not enough():
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            names = sorted(span.name for span in self.spans)
+            raise AssertionError(f"not enough spans: {names}") from None
+
+    async def count(self, name: str, number: int) -> list[Span]:
+        """Wait for so many spans of a name, and return them."""
+        await self.until(lambda: len(self.named(name)) >= number)
+        return self.named(name)
+
+
+@contextlib.asynccontextmanager
+async def tap() -> AsyncIterator[Tap]:
+    """Receive spans while the block runs."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    settings = OtelTapHttpProtobufReceiverSettings(http_port=port)
+    receiver = OtelTapHttpProtobufReceiver(settings)
+    heard = Tap(f"http://127.0.0.1:{port}")
+
+    async def gather() -> None:
+        async for raw in receiver.stream_traces():
+            heard.add(raw)
+
+    async with receiver:
+        gathering = asyncio.get_running_loop().create_task(gather())
+        try:
+            await asyncio.sleep(0)  # the stream begins with its first step
+            yield heard
+        finally:
+            gathering.cancel()
+            await asyncio.wait([gathering])
