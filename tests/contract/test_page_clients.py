@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +13,13 @@ from typing import Any, Final, Self
 import pytest
 
 from natsbridge.schemas.subjects import Root
-from tests.support.bridge import ROOT, StartBridge
+from tests.support.bridge import StartBridge
 from tests.support.bus import Bus, to_user, topic
 from tests.support.clients import mint, new_user
+from tests.support.pages import block
 from tests.support.peers import NODE, install_node
 from tests.support.proxy import Proxy
 
-PAGE: Final = (ROOT / "docs" / "clients.md").read_text()
 DEADLINE: Final = 40.0
 SETTINGS: Final = {
     "BRIDGE_HEARTBEAT_INTERVAL": "1",
@@ -68,12 +67,6 @@ new Client({
   onState: (state, code) => state === "stopped" && say({ stopped: code }),
 }).start();
 """
-
-
-def block(name: str) -> str:
-    """Return the code block of the page that follows the comment with this name."""
-    [code] = re.findall(rf"<!-- {re.escape(name)} -->\n```\w+\n(.*?)```", PAGE, re.DOTALL)
-    return str(code)
 
 
 class Running:
@@ -136,12 +129,12 @@ Start = Callable[..., Running]
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Start:
     """Start a client of the page against a URL, as a user, with patterns."""
     if request.param == "python":
-        (tmp_path / "client.py").write_text(block("client.py"))
+        (tmp_path / "client.py").write_text(block("clients", "client.py"))
         (tmp_path / "main.py").write_text(PYTHON)
         command = [sys.executable, str(tmp_path / "main.py")]
     else:
         install_node()
-        (tmp_path / "client.mjs").write_text(block("client.js"))
+        (tmp_path / "client.mjs").write_text(block("clients", "client.js"))
         (tmp_path / "main.mjs").write_text(JAVASCRIPT)
         (tmp_path / "node_modules").symlink_to(NODE / "node_modules")
         command = ["node", str(tmp_path / "main.mjs")]

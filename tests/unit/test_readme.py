@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 README = (ROOT / "README.md").read_text()
 PROTOCOL = (ROOT / "docs/protocol.md").read_text()
-EXTENDING = (ROOT / "docs/extending.md").read_text()
+SERVICES = (ROOT / "docs/services.md").read_text()
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -84,7 +84,7 @@ def test_every_reason_is_explained() -> None:
     assert first_column(PROTOCOL, "reason of a refused pace") == set(PolicyReason)
     assert first_column(PROTOCOL, "reason of a `resume.completed`") == set(ResumeReason)
     assert first_column(PROTOCOL, "reason of a `gap`") == set(GapReason)
-    assert first_column(EXTENDING, "reason") == set(RejectReason)
+    assert first_column(SERVICES, "reason") == set(RejectReason)
 
 
 def test_every_message_and_event_is_listed() -> None:
