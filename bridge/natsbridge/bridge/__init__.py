@@ -1,5 +1,5 @@
-"""The edge: WebSocket clients on one side, NATS on the other.
+"""The bridge: WebSocket clients on one side, NATS on the other.
 
-``app.py`` composes the parts and is the only file that knows them all. The way down is
-``broker`` → ``delivery`` → ``sockets``, the way up ``sockets`` → ``sessions`` → ``broker``.
+``app.py`` composes the parts and is the only file that knows them all. ``docs/architecture.md``
+has the map: what each file does, and how an event, a message, a connection travels through them.
 """
