@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import sys
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,28 +10,7 @@ import nats
 import pytest
 
 from tests.support.nats_server import EmbeddedNats, NatsServer, create_stream
-from tests.support.traces import Span, tap
-
-ROOT = Path(__file__).parents[2]
-DEADLINE = 30.0
-
-
-async def publish(*arguments: str, **environment: str) -> list[dict[str, object]]:
-    """Run the traced service, and return its receipts."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.support.traced_service",
-        *arguments,
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(DEADLINE):
-        out, err = await process.communicate()
-    assert process.returncode == 0, err.decode()
-    return [json.loads(line) for line in out.splitlines()]
+from tests.support.traces import Span, publish, tap
 
 
 def place(server: NatsServer) -> dict[str, str]:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as RawSpan
 from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
 
+ROOT: Final = Path(__file__).parents[2]
 DEADLINE: Final = 30.0
 """Longest wait for spans, in seconds."""
 
@@ -127,3 +132,21 @@ async def tap() -> AsyncIterator[Tap]:
         finally:
             gathering.cancel()
             await asyncio.wait([gathering])
+
+
+async def publish(*arguments: str, **environment: str) -> list[dict[str, object]]:
+    """Run the traced service with these arguments, and return its receipts."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.support.traced_service",
+        *arguments,
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(DEADLINE):
+        out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return [json.loads(line) for line in out.splitlines()]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import secrets
 from collections.abc import Coroutine
 from functools import partial
@@ -58,7 +59,10 @@ from natsbridge.bridge.sessions.registry import Registry
 from natsbridge.bridge.sessions.states import State
 from natsbridge.bridge.sessions.sweeper import Keeper
 from natsbridge.bridge.settings import BridgeSettings
+from natsbridge.bridge.telemetry import setup
 from natsbridge.bridge.telemetry.observer import Observer
+from natsbridge.bridge.telemetry.tracing import Tracing
+from natsbridge.bridge.telemetry.way_down import WayDown
 from natsbridge.bridge.websocket.parsers import Parsers
 from natsbridge.bridge.websocket.upgrade import Upgrades
 from natsbridge.schemas import codes
@@ -148,6 +152,16 @@ class Bridge:
             reject=self._rejects.publish,
             max_size=limits.max_message_size,
         )
+        self._provider: Final = setup.tracer_provider(os.environ, self._replica)
+        self._tracing: Final = (
+            None
+            if self._provider is None
+            else Tracing(
+                self._provider.get_tracer(setup.SCOPE), subjects, cursor=self._hub.order.cursor
+            )
+        )
+        self._way_down: Final = WayDown(self._hub, self._tracing)
+        self._flush.watcher = self._way_down
         self._history: Final = History(
             self._connection, self._interests, settings.bus.stream, settings.bus.timeout
         )
@@ -382,6 +396,9 @@ class Bridge:
             # With a deadline: nats-py's waits can lose a cancellation on Python 3.11.
             await asyncio.wait(self._tasks, timeout=2)
         await self._connection.close()
+        # 5. The last spans leave, if somebody takes them.
+        if self._provider is not None:
+            await asyncio.to_thread(setup.finish, self._provider.shutdown)
 
     def reload(self) -> None:
         """Read certificates and public keys again; what can't be used stays as it was."""

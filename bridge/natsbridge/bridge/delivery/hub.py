@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
+from natsbridge.bridge.delivery.following import Followed
 from natsbridge.bridge.delivery.frames import cursor_frame, text_frame
 from natsbridge.bridge.delivery.lost import Lost, lost_frame
 from natsbridge.bridge.delivery.outbox import Flush
@@ -21,7 +22,7 @@ from natsbridge.bridge.delivery.publisher_headers import (
     TRACE_FLAG,
     UNSAMPLED,
     Schemas,
-    traced,
+    trace_of,
 )
 from natsbridge.bridge.delivery.republished import (
     BEFORE,
@@ -31,7 +32,7 @@ from natsbridge.bridge.delivery.republished import (
     Place,
     Republished,
 )
-from natsbridge.bridge.delivery.routes import DirectRoute, TopicRoute, Types
+from natsbridge.bridge.delivery.routes import CROWD, DirectRoute, TopicRoute, Types
 from natsbridge.bridge.delivery.stream_order import REMEMBERED, StreamOrder
 from natsbridge.schemas.catalogue import Catalogue, EventType
 from natsbridge.schemas.codes import RejectReason
@@ -46,6 +47,7 @@ from natsbridge.schemas.subjects import (
     Subjects,
     decode_id,
 )
+from natsbridge.schemas.trace import splice_traceparent
 
 Reject = Callable[[bytes, bytes, bytes, EventError], None]
 """Takes subject, headers, payload, and why the event must not reach a client."""
@@ -64,9 +66,15 @@ _PLAIN: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789
 class Counts:
     """What the way down has done, in plain integers."""
 
-    events: int = 0
+    kinds: tuple[Types, ...]
+    """Of each audience, which count the events that came."""
     deliveries: int = 0
     rejected: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def events(self) -> int:
+        """Events that came and were in order."""
+        return sum(types.durable + types.live for types in self.kinds)
 
 
 class Hub:
@@ -86,7 +94,6 @@ class Hub:
         self.order: Final = StreamOrder(self.deliver, self._since)
         self.order.on_begin = self._on_stream
         self.order.on_fall = self._on_fall
-        self.counts: Final = Counts()
         self.schemas: Final = Schemas(catalogue)
         self.flush: Final = flush
         self._detours: Final = flush.detours
@@ -97,7 +104,11 @@ class Hub:
         self._line: Final = self._republished.line
         # A dict for each audience, which its routes keep: hashing an Enum costs a call.
         self._types: Final = {audience: Types.of(catalogue, audience) for audience in Audience}
-        self._known: Final = frozenset(name.encode() for name in catalogue.types)
+        self.counts: Final = Counts(tuple(self._types.values()))
+        self.look = False
+        """Whether the next event is to be followed although it is not sampled."""
+        self.known: Final = frozenset(name.encode() for name in catalogue.types)
+        """The catalogue's types, as they stand in a subject."""
         self._sent: Final = f"{subjects.root(Root.SERVICE)}.".encode()
         self._stored: Final = f"{subjects.root(Root.STREAM)}.".encode()
         self._stored_length: Final = len(self._stored)
@@ -215,7 +226,7 @@ class Hub:
                 resource.isalnum() or (resource != b"-" and not resource.strip(_PLAIN))
             ):
                 about = _resource_id(token)
-            text = payload
+            text, trace = payload, b""
             if own:
                 # What the SDK writes ends so, and longer it is only within a trace.
                 if own.endswith(event_type.schema_lines):
@@ -224,9 +235,11 @@ class Hub:
                     if len(own) > event_type.usual and not (
                         own[TRACE_FLAG] in UNSAMPLED and own.startswith(TRACE_FIRST)
                     ):
-                        text = traced(own, payload)
+                        trace = trace_of(own)
                 else:
-                    text = self.schemas.read(own, payload, event_type)
+                    trace = self.schemas.read(own, event_type)
+                if trace:
+                    text = splice_traceparent(payload, trace)
             if len(text) > self._max_stored and (sequence or len(text) > self._max_size):
                 raise self._too_large(text, sequence)
             event_type.check(text, about)
@@ -237,16 +250,51 @@ class Hub:
             number = int(sequence)
             frame = self._lost_frame(number, self.order.cursor(number), error)
             return Lost(name.decode("utf-8", "replace")), resource.decode("utf-8", "replace"), frame
-        self.counts.events += 1
         if not sequence:
+            route.types.live += 1
             frame = text_frame(text)
-        elif text[-1] == _BRACE:  # as nearly each does
-            frame = cursor_frame(text, self.order.opening, sequence)
         else:
-            frame = text_frame(splice_cursor(text, self.order.identity + b"-" + sequence))
+            route.types.durable += 1
+            if text[-1] == _BRACE:  # as nearly each does
+                frame = cursor_frame(text, self.order.opening, sequence)
+            else:
+                frame = text_frame(splice_cursor(text, self.order.identity + b"-" + sequence))
         if self._detours:
             self.flush.know(event_type, token, sequence, frame)
+        if (trace or self.look) and self.flush.watcher is not None:
+            event = Followed(
+                event_type,
+                route.types.audience,
+                token,
+                sequence=sequence,
+                trace=trace,
+                headers=own,
+                payload=text,
+                frame=frame,
+            )
+            self._follow(route, event)
+            return None  # its receivers have it
         return event_type, token, frame
+
+    def _follow(self, route: DirectRoute | TopicRoute, event: Followed) -> None:
+        """Deliver an event of which telemetry is to hear, as its route would."""
+        self.look = False
+        flush = self.flush
+        receivers, event.denied = route.wanted(event.event_type.name, event.resource)
+        event.matched = len(receivers)
+        if self._detours:
+            event.off = [each for each in receivers if each.backlog is not None]
+        if len(receivers) >= CROWD and isinstance(receivers, dict):
+            flush.gather(receivers, event.frame)
+        else:
+            flush.settle()
+            for outbox in receivers:
+                if not outbox.frames:
+                    flush.dirty.append(outbox)
+                outbox.frames.append(event.frame)
+        self.counts.deliveries += event.matched
+        flush.followed.append(event)
+        flush.schedule()
 
     def _place(self, subject: bytes, headers: bytes, payload: bytes) -> Place | None:
         """Return where in the stream an event is whose headers are not the usual ones; None where
@@ -268,6 +316,8 @@ class Hub:
     def _refuse(self, subject: bytes, headers: bytes, payload: bytes, error: EventError) -> None:
         rejected = self.counts.rejected
         rejected[error.reason] = rejected.get(error.reason, 0) + 1
+        if self.flush.watcher is not None:
+            self.flush.watcher.rejected(subject, headers, payload, error)
         self._reject(subject, headers, payload, error)
 
     def deliver(self, subject: bytes, headers: bytes, payload: bytes) -> None:
@@ -340,7 +390,7 @@ class Hub:
     def _unknown(self, types: Types, name: bytes) -> EventError:
         if name in types.every:
             return EventError(RejectReason.NOT_DURABLE, "ephemeral, and yet in the stream")
-        if name in self._known:
+        if name in self.known:
             return EventError(RejectReason.AUDIENCE_NOT_ALLOWED, "not for this audience")
         if name.count(b".") != 1:
             return EventError(RejectReason.MALFORMED_SUBJECT, "not <domain>.<action>.<resource>")

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 from functools import partial
+from time import perf_counter_ns
 from typing import Final
 
+from natsbridge.bridge.delivery.following import Followed, Timed, Watcher
 from natsbridge.bridge.delivery.queue import About, Backlog
 from natsbridge.schemas.catalogue import EventType
 
@@ -103,6 +105,11 @@ class Flush:
         """The outboxes that have a backlog."""
         self.counts: Final[dict[str, int]] = {}
         """Events that were ``conflated``, ``healed`` or ``dropped`` on their way to a client."""
+        self.watcher: Watcher | None = None
+        self.followed: list[Followed] = []
+        """Events that the next run is to tell the watcher of."""
+        self._began = 0
+        """When the first read came whose events are not written yet; 0 while there is none."""
         self.dirty: list[Outbox] = []
         self.crowd: Collection[Outbox] | None = None
         """For whom frames are gathered."""
@@ -158,6 +165,8 @@ class Flush:
     def begin(self) -> None:
         """A read that may bring many events begins: what is offered waits for its end."""
         self.scheduled = True
+        if not self._began:
+            self._began = perf_counter_ns()
 
     def end(self, more: bool) -> None:
         """The read is over: write all that it brought, or with what the next ones bring.
@@ -191,9 +200,11 @@ class Flush:
         self.settle()
         self._shares.clear()
         dirty, self.dirty = self.dirty, []
+        followed = self.followed
+        times = Timed() if followed else None
         last: list[bytes] = []
         joined, size = b"", 0
-        for outbox in dirty:
+        for outbox in dirty if times is None else times.walk(dirty):
             frames = outbox.frames
             if frames:
                 try:
@@ -223,6 +234,10 @@ class Flush:
                     self._call_soon(outbox.failed)
         if self._known:
             self._known.clear()
+        began, self._began = self._began, 0
+        if self.watcher is not None and (began or followed):
+            self.followed = []
+            self.watcher.flushed(began, followed, 0 if times is None else times.slowest)
 
     def _take(self, outbox: Outbox, backlog: Backlog) -> None:
         """Hand a backlog what was offered to its connection."""

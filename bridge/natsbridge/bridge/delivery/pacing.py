@@ -39,6 +39,10 @@ class Pace:
         self._bytes += len(frame) - (0 if before is None else len(before[1]))
         return before is not None
 
+    def holds(self, frame: bytes) -> bool:
+        """Whether this very frame waits."""
+        return any(kept is frame for _, kept in self._waiting.values())
+
     def shed(self, most: int, most_bytes: int = 1 << 20) -> bool:
         """Let go of the oldest when more than this wait; returns whether one went."""
         if len(self._waiting) <= most and self._bytes <= most_bytes:
@@ -72,6 +76,10 @@ class Paces(dict[str, Pace]):
     def due(self) -> float | None:
         """When something that waits may go; None where nothing waits."""
         return min((due for pace in self.values() if (due := pace.due) is not None), default=None)
+
+    def holds(self, frame: bytes) -> bool:
+        """Whether this very frame waits for its pace."""
+        return any(pace.holds(frame) for pace in self.values())
 
     def release(self, now: float) -> Iterator[tuple[EventType, str, bytes]]:
         """Yield every event that may go now."""

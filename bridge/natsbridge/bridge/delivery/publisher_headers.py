@@ -11,7 +11,7 @@ from natsbridge.schemas.catalogue import Catalogue, EventType
 from natsbridge.schemas.codes import RejectReason
 from natsbridge.schemas.envelope import HEADER_SCHEMA, named_schema
 from natsbridge.schemas.errors import EventError
-from natsbridge.schemas.trace import LENGTH, NOT_SAMPLED, sampled, splice_traceparent
+from natsbridge.schemas.trace import LENGTH, NOT_SAMPLED, sampled
 
 MAX_VERSIONS: Final = 8
 """Versions of one type that are counted apart; the others count together."""
@@ -25,10 +25,9 @@ UNSAMPLED: Final = frozenset(b"".join(NOT_SAMPLED))
 """What that digit is in a trace that is not sampled, as a byte."""
 
 
-def traced(headers: bytes, payload: bytes) -> bytes:
-    """Return an event's text with the trace of its headers, where that is sampled."""
-    traceparent = sampled(headers, headers.lower())
-    return splice_traceparent(payload, traceparent) if traceparent else payload
+def trace_of(headers: bytes) -> bytes:
+    """Return the ``traceparent`` of a header block, empty where it is not sampled."""
+    return sampled(headers, headers.lower())
 
 
 class Schemas:
@@ -38,8 +37,8 @@ class Schemas:
         self._catalogue: Final = catalogue
         self._others: Final[dict[str, dict[str, int]]] = {}
 
-    def read(self, headers: bytes, payload: bytes, event_type: EventType) -> bytes:
-        """Count what a header block names; return the event's text, see :func:`traced`.
+    def read(self, headers: bytes, event_type: EventType) -> bytes:
+        """Count what a header block names; return its trace, see :func:`trace_of`.
 
         Raises :class:`EventError` for a schema of another type.
         """
@@ -50,10 +49,7 @@ class Schemas:
                 detail = "the header disagrees with the subject"
                 raise EventError(RejectReason.TYPE_MISMATCH, detail, HEADER_SCHEMA)
             self._count(event_type, named[1])
-        if len(headers) < LENGTH:
-            return payload
-        traceparent = sampled(headers, lower)
-        return splice_traceparent(payload, traceparent) if traceparent else payload
+        return sampled(headers, lower) if len(headers) >= LENGTH else b""
 
     def _count(self, event_type: EventType, version: str) -> None:
         if version == str(event_type.traits.version):

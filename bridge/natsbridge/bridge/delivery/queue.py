@@ -106,6 +106,14 @@ class Backlog:
             or self.topics_at is not None
         )
 
+    def holds(self, frame: bytes) -> bool:
+        """Whether this very frame waits here."""
+        return (
+            any(kept is frame for kept, _ in self.waiting.values())
+            or any(kept is frame for _, kept in self._pended)
+            or self.paces.holds(frame)
+        )
+
     def take(self, frames: Sequence[bytes], known: Known, now: float) -> None:
         """Write or keep what was offered to the connection since the last flush."""
         out: list[bytes] = []

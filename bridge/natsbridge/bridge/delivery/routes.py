@@ -7,7 +7,7 @@ synchronous.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -20,13 +20,18 @@ if TYPE_CHECKING:
     from natsbridge.bridge.delivery.hub import Hub
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Types:
     """The types that one audience may have, by their name as it stands in a subject."""
 
-    every: Mapping[bytes, EventType]
-    stored: Mapping[bytes, EventType]
+    audience: Final[Audience]
+    every: Final[Mapping[bytes, EventType]]
+    stored: Final[Mapping[bytes, EventType]]
     """Those that are durable: nothing else is in the stream."""
+    durable: int = 0
+    """Events with a place in the stream that came and were in order."""
+    live: int = 0
+    """Events without one that came and were in order."""
 
     @classmethod
     def of(cls, catalogue: Catalogue, audience: Audience) -> Types:
@@ -37,7 +42,7 @@ class Types:
             if (found := catalogue.get(name)) and audience in found.traits.audiences
         }
         stored = {name: found for name, found in every.items() if found.traits.durable}
-        return cls(every, stored)
+        return cls(audience, every, stored)
 
 
 NOT_YET: Final = sys.maxsize
@@ -70,6 +75,15 @@ class DirectRoute:
     def since(self, subject: bytes) -> int:
         """The sequence after which this route has had receivers."""
         return self.began
+
+    def wanted(self, event_type: str, resource: str) -> tuple[Collection[Outbox], int]:
+        """Return who is to have an event, and how many may not; as :meth:`receive` has it."""
+        chosen = [
+            each
+            for each in self.receivers
+            if each.permits is None or each.permits(event_type, resource)
+        ]
+        return chosen, len(self.receivers) - len(chosen)
 
     def receive(self, subject: bytes, headers: bytes, payload: bytes) -> None:
         """Deliver one message of NATS."""
@@ -162,6 +176,14 @@ class TopicRoute:
                 self._began_every = self._hub.order.horizon
         elif self._began.get(resource) == NOT_YET:
             self._began[resource] = self._hub.order.horizon
+
+    def wanted(self, event_type: str, resource: str) -> tuple[Collection[Outbox], int]:
+        """Return who is to have an event, and how many may not; as :meth:`receive` has it."""
+        single = self.single.get(resource)
+        if not single and not self.guarded:
+            return self.every, 0
+        chosen = [each for each, excluded in self.every.items() if resource not in excluded]
+        return [*chosen, *(single or ())], len(self.every) - len(chosen)
 
     def remove(self, outbox: Outbox, resource: str) -> None:
         """Undo :meth:`add`; from here on nothing more is offered."""
