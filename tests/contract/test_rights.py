@@ -56,15 +56,15 @@ async def test_services_with_the_sdk(deployed: Deployed) -> None:
         clients = [await here.join(user), await there.join(user)]
         for client in clients:
             await client.subscribe("review.updated")
-        progress = await uploads.progress(user, upload, 40)
-        completed = await uploads.completed(user, upload, {"size": 3})
+        progress = await uploads.progress(upload, 40, to=user)
+        completed = await uploads.completed(upload, {"size": 3}, to=user)
         updated = await reviews.updated("77", {"status": "open"})
         for client in clients:
             await received(client, *(receipt[0].id for receipt in (progress, completed)))
             message = await client.expect_event(_id(updated))
         cursor = message["cursor"]
         await clients[1].socket.close()
-        missed = await uploads.error(user, upload, "disk full")
+        missed = await uploads.error(upload, "disk full", to=user)
         back = await there.join(user, query={"cursor": cursor})
         await received(back, missed[0].id)
         told = await back.expect("resume.completed")
@@ -208,7 +208,7 @@ async def test_the_spool_looks_up_what_it_stored(deployed: Deployed) -> None:
     deadline = asyncio.get_running_loop().time() + 5
     async with service(deployed, "upload-service") as uploader:
         sent = UploadCompleted(upload_id=uuid4().hex, result={})
-        [prepared] = uploader.prepare(sent, "42")
+        [prepared] = uploader.prepare(sent, to="42")
         if deployed.guarded.kind == "accounts":
             assert await find(uploader.connection, "EVENTS", prepared, 0, deadline) is None
             receipt = await uploader.send(prepared)

@@ -207,12 +207,12 @@ async def test_the_inbox_of_a_service(
     )
     async with EventPublisher(settings) as service:
         uploads = UploadEvents(service)
-        await uploads.completed("42", "u1", {})
+        await uploads.completed("u1", {}, to="42")
         await permissions.deny(guarded, "_INBOX.>")
 
         async def is_refused() -> bool:
             try:
-                await uploads.completed("42", "u2", {})
+                await uploads.completed("u2", {}, to="42")
             except PublishError:
                 return True
             return False

@@ -84,8 +84,8 @@ async def test_of_the_sdk(
         async with EventPublisher(settings) as service, publisher(own_nats_server.url) as other:
             subscription = await other.subscribe("live.service.user.42.file.processing.f1")
             await settle(other)
-            [large] = service.prepare(FileProcessing(file_id="f0", status="x" * 60_000), "42")
-            [event] = service.prepare(FileProcessing(file_id="f1", status="new"), "42")
+            [large] = service.prepare(FileProcessing(file_id="f0", status="x" * 60_000), to="42")
+            [event] = service.prepare(FileProcessing(file_id="f1", status="new"), to="42")
             if again:
                 proxy.cut()
                 await eventually(lambda: proxy.accepted > 1, "connecting again", BACK)

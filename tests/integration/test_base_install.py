@@ -22,7 +22,7 @@ from natsbridge.publishers import EventPublisher, UploadEvents
 
 async def main():
     async with EventPublisher.from_environment(source="base-install") as publisher:
-        [receipt] = await UploadEvents(publisher).completed("42", "u1", {"size": 3})
+        [receipt] = await UploadEvents(publisher).completed("u1", {"size": 3}, to="42")
     absent = [name for name in ("fastapi", "uvicorn", "websockets", "jwt")
               if importlib.util.find_spec(name) is None]
     print(json.dumps({"sequence": receipt.sequence, "absent": absent}))

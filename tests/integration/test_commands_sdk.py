@@ -291,7 +291,7 @@ async def test_a_handler_publishes_and_the_trace_goes_on(
 
     @commands.on("upload.cancel")
     async def cancel(command: Command) -> None:
-        await UploadEvents(publisher).cancelled(command.user_id, command.resource_id)
+        await UploadEvents(publisher).cancelled(command.resource_id, to=command.user_id)
 
     traceparent = f"00-{0xA1:032x}-{0xB2:016x}-01"
     request = {

@@ -100,5 +100,5 @@ async def test_a_publisher_outlives_a_file_that_is_just_being_written(
             await restarted(server, caplog)
             assert not service.connection.is_connected
         await eventually(lambda: service.connection.is_connected, "connected", DEADLINE)
-        [event] = service.prepare(UploadProgress(upload_id="u1", progress=1), "42")
+        [event] = service.prepare(UploadProgress(upload_id="u1", progress=1), to="42")
         await service.send(event)

@@ -78,7 +78,7 @@ async def test_a_durable_event_is_stored_acknowledged_and_republished(
     """The receipt has the stream's sequence, and live subscribers get the very bytes, sequence
     included in the headers."""
     async with EventPublisher(settings, source="upload-service") as publisher:
-        [receipt] = await UploadEvents(publisher).completed("42", "u1", {"size": 3})
+        [receipt] = await UploadEvents(publisher).completed("u1", {"size": 3}, to="42")
     message = await listener.next()
     assert (receipt.stored, receipt.stream, receipt.sequence) == (True, stream, 1)
     assert not receipt.duplicate
@@ -96,7 +96,7 @@ async def test_an_ephemeral_event_is_not_stored(
 ) -> None:
     """``upload.progress`` reaches live subscribers directly and leaves nothing in the stream."""
     async with EventPublisher(settings) as publisher:
-        [receipt] = await UploadEvents(publisher).progress("42", "u1", 40)
+        [receipt] = await UploadEvents(publisher).progress("u1", 40, to="42")
     message = await listener.next()
     assert (receipt.stored, receipt.stream, receipt.sequence) == (False, None, None)
     assert message.headers is not None
@@ -111,9 +111,9 @@ async def test_publishing_an_id_again_is_deduplicated(
     """A retry of the caller's own gets the first one's sequence and is delivered once."""
     data = UploadCompleted(upload_id="u1", result={})
     async with EventPublisher(settings) as publisher:
-        [first] = await publisher.publish(data, "42", event_id="order-7")
-        [again] = await publisher.publish(data, "42", event_id="order-7")
-        [other] = await publisher.publish(data, "42", event_id="order-8")
+        [first] = await publisher.publish(data, to="42", event_id="order-7")
+        [again] = await publisher.publish(data, to="42", event_id="order-7")
+        [other] = await publisher.publish(data, to="42", event_id="order-8")
     assert (first.duplicate, again.duplicate, other.duplicate) == (False, True, False)
     assert first.sequence == again.sequence == 1
     assert other.sequence == 2
@@ -129,9 +129,9 @@ async def test_several_users_get_one_event_each(
     """None of them is lost to deduplication, and each has a receipt."""
     users = [f"user {number}" for number in range(100)]
     async with EventPublisher(settings) as publisher:
-        receipts = await UploadEvents(publisher).error(users, "u1", "disk full")
-        again = await UploadEvents(publisher).error(users[:2], "u1", "disk full", event_id="e")
-        retry = await UploadEvents(publisher).error(users[:2], "u1", "disk full", event_id="e")
+        receipts = await UploadEvents(publisher).error("u1", "disk full", to=users)
+        again = await UploadEvents(publisher).error("u1", "disk full", to=users[:2], event_id="e")
+        retry = await UploadEvents(publisher).error("u1", "disk full", to=users[:2], event_id="e")
     assert [receipt.user for receipt in receipts] == users
     assert sorted(receipt.sequence or 0 for receipt in receipts) == list(range(1, 101))
     assert [receipt.duplicate for receipt in again] == [False, False]
@@ -164,14 +164,14 @@ async def test_nothing_is_sent_of_what_is_invalid(
     async with EventPublisher(settings) as publisher:
         uploads = UploadEvents(publisher)
         with pytest.raises(InvalidEvent) as caught:
-            await uploads.progress("42", "u1", 101)
+            await uploads.progress("u1", 101, to="42")
         assert caught.value.field == "data.progress"
         with pytest.raises(InvalidEvent) as caught:
-            await uploads.error(["42", ""], "u1", "disk full")
+            await uploads.error("u1", "disk full", to=["42", ""])
         assert caught.value.field == "to"
         with pytest.raises(InvalidEvent, match="bytes"):
-            await uploads.error("42", "u1", "x" * 65536)
-        [receipt] = await uploads.completed("42", "u1", {})
+            await uploads.error("u1", "x" * 65536, to="42")
+        [receipt] = await uploads.completed("u1", {}, to="42")
     assert receipt.sequence == 1
     assert (await listener.next()).subject == "live.stream.user.42.upload.completed.u1"
     assert listener.heard.empty()
@@ -184,7 +184,7 @@ async def test_without_the_stream_a_durable_event_is_an_error(settings: Publishe
     async with EventPublisher(settings) as publisher:
         began = loop.time()
         with pytest.raises(StreamMissing) as caught:
-            await UploadEvents(publisher).completed("42", "u1", {})
+            await UploadEvents(publisher).completed("u1", {}, to="42")
         assert loop.time() - began < 1.0
         assert caught.value.event is not None
         await create_stream(
@@ -203,10 +203,10 @@ async def test_a_type_that_the_stream_does_not_take_is_an_error(
     name = f"EVENTS_{settings.prefix}"
     await create_stream(settings.url[0], name=name, prefix=settings.prefix, catalogue=only)
     async with EventPublisher(settings) as publisher:
-        [receipt] = await UploadEvents(publisher).completed("42", "u1", {})
+        [receipt] = await UploadEvents(publisher).completed("u1", {}, to="42")
         assert receipt.stored
         with pytest.raises(StreamMissing, match=r"not take this type.*natsbridge stream apply"):
-            await UploadEvents(publisher).error("42", "u1", "disk full")
+            await UploadEvents(publisher).error("u1", "disk full", to="42")
 
 
 async def test_a_stream_that_comes_a_little_later_is_waited_for(
@@ -214,8 +214,8 @@ async def test_a_stream_that_comes_a_little_later_is_waited_for(
 ) -> None:
     """A service may start before the bridge that creates the stream."""
     async with EventPublisher(settings) as publisher:
-        publishing = asyncio.create_task(UploadEvents(publisher).completed("42", "u1", {}))
-        await UploadEvents(publisher).progress("42", "u1", 99)
+        publishing = asyncio.create_task(UploadEvents(publisher).completed("u1", {}, to="42"))
+        await UploadEvents(publisher).progress("u1", 99, to="42")
         await create_stream(
             settings.url[0], name=f"EVENTS_{settings.prefix}", prefix=settings.prefix
         )
@@ -229,7 +229,7 @@ async def test_without_the_stream_durable_events_go_live_where_that_is_set(
     """With the setting ``live`` they are delivered unstored, and the receipt says so."""
     settings = settings.model_copy(update={"without_stream": "live"})
     async with EventPublisher(settings) as publisher:
-        [receipt] = await UploadEvents(publisher).completed("42", "u1", {})
+        [receipt] = await UploadEvents(publisher).completed("u1", {}, to="42")
     message = await listener.next()
     assert (receipt.stored, receipt.sequence) == (False, None)
     assert message.subject == "live.service.user.42.upload.completed.u1"
@@ -243,7 +243,7 @@ async def test_with_the_stream_the_setting_changes_nothing(
     """``live`` is for brokers without the stream; where it is there, events are stored."""
     settings = settings.model_copy(update={"without_stream": "live"})
     async with EventPublisher(settings) as publisher:
-        [receipt] = await UploadEvents(publisher).completed("42", "u1", {})
+        [receipt] = await UploadEvents(publisher).completed("u1", {}, to="42")
     assert receipt.stored
 
 
@@ -254,10 +254,10 @@ async def test_a_broker_without_jetstream_is_like_one_without_the_stream(
     url = (plain_nats_server.url,)
     async with EventPublisher(PublisherSettings(url=url, publish_deadline=2)) as publisher:
         with pytest.raises(StreamMissing):
-            await UploadEvents(publisher).completed("42", "u1", {})
+            await UploadEvents(publisher).completed("u1", {}, to="42")
     settings = PublisherSettings(url=url, without_stream="live")
     async with EventPublisher(settings) as publisher:
-        [receipt] = await UploadEvents(publisher).completed("42", "u1", {})
+        [receipt] = await UploadEvents(publisher).completed("u1", {}, to="42")
     assert not receipt.stored
 
 
@@ -266,7 +266,7 @@ async def test_many_tasks_share_one_publisher(settings: PublisherSettings, strea
     async with EventPublisher(settings) as publisher:
         uploads = UploadEvents(publisher)
         receipts = await asyncio.gather(
-            *(uploads.completed("42", f"u{number}", {}) for number in range(500))
+            *(uploads.completed(f"u{number}", {}, to="42") for number in range(500))
         )
     assert sorted(receipt.sequence or 0 for [receipt] in receipts) == list(range(1, 501))
 
@@ -286,7 +286,7 @@ async def test_a_fastapi_service_publishes_inside_its_lifespan(
 
     @app.post("/uploads/{upload_id}")
     async def complete(upload_id: str) -> int | None:
-        [receipt] = await UploadEvents(publisher).completed("42", upload_id, {})
+        [receipt] = await UploadEvents(publisher).completed(upload_id, {}, to="42")
         return receipt.sequence
 
     service = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")

@@ -45,7 +45,7 @@ async def test_the_election_of_a_leader_costs_no_event(
                 if number == 100:
                     leader = cluster.servers[await cluster.leader(jetstream, "EVENTS")]
                     await asyncio.to_thread(leader.stop, kill=True)
-                await uploads.completed("42", "u1", {}, event_id=name)
+                await uploads.completed("u1", {}, to="42", event_id=name)
             if publisher.spool is not None:
                 async with asyncio.timeout(DEADLINE):
                     await publisher.spool.emptied()

@@ -35,7 +35,7 @@ async def test_a_broker_that_is_away_is_a_typed_error_in_bounded_time(
     """Durable or ephemeral: neither silence nor a buffer nobody sees, but an error in time."""
     async with EventPublisher(settings(own_nats_server, 0.5)) as publisher:
         uploads = UploadEvents(publisher)
-        await uploads.progress("42", "u1", 0)
+        await uploads.progress("u1", 0, to="42")
         own_nats_server.stop()
         await lost(publisher)
         began = time.monotonic()
@@ -70,11 +70,11 @@ async def test_a_frozen_broker_is_a_typed_error_and_the_retry_is_deduplicated(
     await create_stream(own_nats_server.url)
     async with EventPublisher(settings(own_nats_server, 0.8)) as publisher:
         uploads = UploadEvents(publisher)
-        await uploads.completed("42", "u0", {})
+        await uploads.completed("u0", {}, to="42")
         own_nats_server.pause()
         began = time.monotonic()
         with pytest.raises(NotAcknowledged) as caught:
-            await uploads.completed("42", "u1", {})
+            await uploads.completed("u1", {}, to="42")
         assert 0.6 < time.monotonic() - began < 2
         own_nats_server.resume()
         assert caught.value.event is not None
@@ -96,7 +96,7 @@ async def test_no_acknowledged_event_is_lost_or_doubled_over_a_restart(
     async def publish(worker: int) -> None:
         number = 0
         while not restarted.is_set() or number < 20:
-            [receipt] = await uploads.completed("42", f"u{worker}-{number}", {})
+            [receipt] = await uploads.completed(f"u{worker}-{number}", {}, to="42")
             assert receipt.sequence is not None
             receipts.append(receipt.sequence)
             number += 1
@@ -137,7 +137,7 @@ async def test_a_publisher_can_be_opened_again_after_it_failed(
         await publisher.open()
     own_nats_server.start()
     async with publisher:
-        await UploadEvents(publisher).progress("42", "u1", 1)
+        await UploadEvents(publisher).progress("u1", 1, to="42")
 
 
 async def test_wrong_credentials_are_told(start_nats: StartNats) -> None:
@@ -153,7 +153,7 @@ async def test_wrong_credentials_are_told(start_nats: StartNats) -> None:
             }
         )
         async with EventPublisher(good) as publisher:
-            await UploadEvents(publisher).progress("42", "u1", 1)
+            await UploadEvents(publisher).progress("u1", 1, to="42")
         with pytest.raises(BrokerUnavailable, match="Authorization Violation") as caught:
             await EventPublisher(settings(server, 1.5)).open()
         assert "right" not in str(caught.value)
@@ -167,7 +167,7 @@ async def test_a_broker_that_does_not_read_is_an_error_and_closing_is_bounded(
     """What waits for a frozen broker is bounded: then sending raises, and a service can stop."""
     publisher = EventPublisher(settings(own_nats_server, 0.3))
     await publisher.open()
-    [event] = publisher.prepare(FileProcessing(file_id="f1", status="x" * 60_000), "42")
+    [event] = publisher.prepare(FileProcessing(file_id="f1", status="x" * 60_000), to="42")
     own_nats_server.pause()
     try:
         with pytest.raises(BrokerUnavailable, match="does not read"):
@@ -186,7 +186,7 @@ async def test_what_waits_for_a_broker_is_bounded_for_all_together(
     few they get the error, and what waits stays at a few times ``MAX_UNSENT``.
     """
     async with EventPublisher(settings(own_nats_server, 0.1)) as publisher:
-        [event] = publisher.prepare(FileProcessing(file_id="f1", status="x" * 60_000), "42")
+        [event] = publisher.prepare(FileProcessing(file_id="f1", status="x" * 60_000), to="42")
         client: Any = publisher.connection._client
         transport = client._transport._io_writer.transport
         own_nats_server.pause()
@@ -209,7 +209,7 @@ async def test_who_waits_for_a_broker_that_does_not_read_is_not_forgotten(
 ) -> None:
     """All is sent once it reads again, or is there anew; in order, and never much at once."""
     async with EventPublisher(settings(own_nats_server, 20)) as publisher:
-        [event] = publisher.prepare(FileProcessing(file_id="f1", status="x" * 60_000), "42")
+        [event] = publisher.prepare(FileProcessing(file_id="f1", status="x" * 60_000), to="42")
         client: Any = publisher.connection._client
         own_nats_server.pause()
         sent: list[int] = []
@@ -236,8 +236,8 @@ async def test_who_waits_for_a_broker_that_does_not_read_is_not_forgotten(
 async def publish(uploads: UploadEvents, method: str) -> list[Receipt]:
     """Publish an ephemeral event, or a durable one."""
     if method == "progress":
-        return await uploads.progress("42", "u1", 50)
-    return await uploads.completed("42", "u1", {})
+        return await uploads.progress("u1", 50, to="42")
+    return await uploads.completed("u1", {}, to="42")
 
 
 async def send_on_and_on(publisher: EventPublisher, event: OutgoingEvent) -> None:

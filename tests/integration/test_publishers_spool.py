@@ -33,7 +33,7 @@ async def main():
         for number in itertools.count(first, 8):
             numbers = range(number, number + 8)
             for [receipt] in await asyncio.gather(*(
-                uploads.completed("42", f"u{n % 5}", {}, event_id=f"e{n:06}") for n in numbers
+                uploads.completed(f"u{n % 5}", {}, to="42", event_id=f"e{n:06}") for n in numbers
             )):
                 print(receipt.id, flush=True)
 
@@ -120,7 +120,7 @@ async def test_a_broker_that_is_killed_costs_no_event_and_no_order(
         for number in range(100):
             batch = [f"e{number * 20 + n:06}" for n in range(20)]
             await asyncio.gather(
-                *(uploads.completed("42", f"u{each[-1]}", {}, event_id=each) for each in batch)
+                *(uploads.completed(f"u{each[-1]}", {}, to="42", event_id=each) for each in batch)
             )
             published += batch
             if number in (20, 50, 80):
@@ -170,11 +170,11 @@ async def test_an_acknowledgement_that_an_outage_swallowed_does_not_double_the_e
     await make_stream(own_nats_server)
     async with EventPublisher(settings(own_nats_server, tmp_path / "s.db", timeout=0.5)) as own:
         uploads = UploadEvents(own)
-        await uploads.completed("42", "u1", {}, event_id="e1")
+        await uploads.completed("u1", {}, to="42", event_id="e1")
         await emptied(own)
         own_nats_server.pause()
-        await uploads.completed("42", "u1", {}, event_id="e2")
-        await uploads.completed("42", "u1", {}, event_id="e3")
+        await uploads.completed("u1", {}, to="42", event_id="e2")
+        await uploads.completed("u1", {}, to="42", event_id="e3")
         # Half a second for the acknowledgement is longer than the stream remembers ids.
         await logged(caplog, "no acknowledgement")
         assert spool(own).waiting == 2
@@ -191,9 +191,9 @@ async def test_the_stream_s_own_limit_makes_an_event_poison(
     await make_stream(own_nats_server, max_msg_size=1000)
     async with EventPublisher(settings(own_nats_server, tmp_path / "s.db")) as own:
         uploads = UploadEvents(own)
-        await uploads.completed("42", "u1", {}, event_id="e1")
-        await uploads.completed("42", "u1", {"x": "swordfish" * 200}, event_id="e2")
-        await uploads.completed("42", "u1", {}, event_id="e3")
+        await uploads.completed("u1", {}, to="42", event_id="e1")
+        await uploads.completed("u1", {"x": "swordfish" * 200}, to="42", event_id="e2")
+        await uploads.completed("u1", {}, to="42", event_id="e3")
         await emptied(own)
         [refused] = await spool(own).refused()
         assert (refused.event.id, refused.event.type) == ("e2", "upload.completed")
@@ -226,11 +226,11 @@ async def test_the_broker_s_own_limit_makes_an_event_poison(tmp_path: Path) -> N
         await create_stream(server.url)
         async with EventPublisher(settings(server, tmp_path / "s.db")) as own:
             uploads = UploadEvents(own)
-            [event] = own.prepare(UploadCompleted(upload_id="u1", result={"x": ""}), "42")
+            [event] = own.prepare(UploadCompleted(upload_id="u1", result={"x": ""}), to="42")
             alone = "x" * (2000 - len(event.payload))
-            await uploads.completed("42", "u1", {"x": alone})
-            await uploads.completed("42", "u1", {"x": alone[:1000]}, event_id="e2")
-            await uploads.completed("42", "u1", {}, event_id="e3")
+            await uploads.completed("u1", {"x": alone}, to="42")
+            await uploads.completed("u1", {"x": alone[:1000]}, to="42", event_id="e2")
+            await uploads.completed("u1", {}, to="42", event_id="e3")
             await emptied(own)
             [refused] = await spool(own).refused()
         assert "max_payload" in refused.reason
@@ -261,10 +261,10 @@ async def test_a_service_without_permissions_for_lookups_still_gets_its_events_o
         given = settings(server, tmp_path / "s.db", user="svc", password="s", timeout=0.5)
         async with EventPublisher(given) as own:
             uploads = UploadEvents(own)
-            await uploads.completed("42", "u1", {}, event_id="e1")
+            await uploads.completed("u1", {}, to="42", event_id="e1")
             await emptied(own)
             server.pause()
-            await uploads.completed("42", "u1", {}, event_id="e2")
+            await uploads.completed("u1", {}, to="42", event_id="e2")
             await logged(caplog, "no acknowledgement")
             server.resume()
             await emptied(own)
@@ -306,7 +306,7 @@ async def test_a_full_stream_is_waited_for_and_order_is_kept(
     async with EventPublisher(settings(own_nats_server, tmp_path / "s.db")) as own:
         uploads = UploadEvents(own)
         for n in range(1, 5):
-            await uploads.completed("42", "u1", {}, event_id=f"e{n}")
+            await uploads.completed("u1", {}, to="42", event_id=f"e{n}")
         connection = await nats.connect(own_nats_server.url)
         jetstream = connection.jetstream()
         async with asyncio.timeout(DEADLINE):

@@ -34,7 +34,7 @@ async def main(count: int, event_type: str, users: list[str]) -> None:
     async with EventPublisher.from_environment(source="traced") as publisher:
         for number in range(count):
             to: To = users or SUBSCRIBERS
-            for receipt in await publisher.publish(data(event_type, number), to):
+            for receipt in await publisher.publish(data(event_type, number), to=to):
                 print(json.dumps(asdict(receipt)), flush=True)  # noqa: T201  # what the test reads
     await asyncio.to_thread(provider.shutdown)
 

@@ -8,8 +8,8 @@ A publisher in ten lines::
     async def main() -> None:
         async with EventPublisher("nats://127.0.0.1:4222", source="upload-service") as publisher:
             uploads = UploadEvents(publisher)
-            await uploads.progress("42", "u1", 40)
-            [receipt] = await uploads.completed("42", "u1", {"size": 1024})
+            await uploads.progress("u1", 40, to="42")
+            [receipt] = await uploads.completed("u1", {"size": 1024}, to="42")
             print(receipt.sequence)
 
     asyncio.run(main())

@@ -14,10 +14,11 @@ class FileEvents(EventService):
 
     async def status(
         self,
-        to: To,
         file_id: str,
         status: str,
         progress: int | None = None,
+        *,
+        to: To,
         **options: Unpack[Options],
     ) -> list[Receipt]:
         """Publish what has become of a file.
@@ -26,11 +27,11 @@ class FileEvents(EventService):
         is ``file.ready``. ``progress`` is 0 to 100.
         """
         if status == "processing":
-            return await self.processing(to, file_id, progress, **options)
-        return await self.ready(to, file_id, status, progress, **options)
+            return await self.processing(file_id, progress, to=to, **options)
+        return await self.ready(file_id, status, progress, to=to, **options)
 
     async def processing(
-        self, to: To, file_id: str, progress: int | None = None, **options: Unpack[Options]
+        self, file_id: str, progress: int | None = None, *, to: To, **options: Unpack[Options]
     ) -> list[Receipt]:
         """``file.processing``: the file is being worked on. Ephemeral."""
         with invalid_data():
@@ -39,10 +40,11 @@ class FileEvents(EventService):
 
     async def ready(
         self,
-        to: To,
         file_id: str,
         status: str = "ready",
         progress: int | None = None,
+        *,
+        to: To,
         **options: Unpack[Options],
     ) -> list[Receipt]:
         """``file.ready``: work on the file has ended; ``status`` says how."""

@@ -177,7 +177,7 @@ class EventPublisher:
             await cancelled(forwarding)
 
     async def publish(
-        self, data: EventData, to: To, *, event_id: str | None = None
+        self, data: EventData, *, to: To, event_id: str | None = None
     ) -> list[Receipt]:
         """Publish an event; return one receipt, or one a user when ``to`` is several users.
 
@@ -200,7 +200,7 @@ class EventPublisher:
             return await self._send_all(events, spans)
 
     def prepare(
-        self, data: EventData, to: To, *, event_id: str | None = None
+        self, data: EventData, *, to: To, event_id: str | None = None
     ) -> list[OutgoingEvent]:
         """Validate and encode without sending; raises :class:`InvalidEvent`."""
         return self._outbox.prepare(data, to, event_id)

@@ -16,6 +16,7 @@ class ReviewEvents(EventService):
         self,
         review_id: str,
         review: dict[str, Any] | None = None,
+        *,
         to: To = SUBSCRIBERS,
         **options: Unpack[Options],
     ) -> list[Receipt]:
@@ -32,6 +33,7 @@ class ReviewEvents(EventService):
         self,
         review_id: str,
         changes: dict[str, Any],
+        *,
         to: To = SUBSCRIBERS,
         **options: Unpack[Options],
     ) -> list[Receipt]:
@@ -41,7 +43,7 @@ class ReviewEvents(EventService):
         return await self._publish(data, to, options)
 
     async def deleted(
-        self, review_id: str, to: To = SUBSCRIBERS, **options: Unpack[Options]
+        self, review_id: str, *, to: To = SUBSCRIBERS, **options: Unpack[Options]
     ) -> list[Receipt]:
         """``review.deleted``: the review is gone."""
         with invalid_data():

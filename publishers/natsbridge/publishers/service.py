@@ -35,7 +35,7 @@ class EventService:
         self.publisher: Final = publisher
 
     async def _publish(self, data: EventData, to: To, options: Options) -> list[Receipt]:
-        return await self.publisher.publish(data, to, event_id=options.get("event_id"))
+        return await self.publisher.publish(data, to=to, event_id=options.get("event_id"))
 
 
 def happened(options: Options) -> str:

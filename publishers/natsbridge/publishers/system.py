@@ -21,7 +21,7 @@ class SystemEvents(EventService):
     """``system.*`` for everybody, ``user.*`` for subscribers, unless users are named."""
 
     async def notification(
-        self, message: str, level: str = "info", to: To = EVERYBODY, **options: Unpack[Options]
+        self, message: str, level: str = "info", *, to: To = EVERYBODY, **options: Unpack[Options]
     ) -> list[Receipt]:
         """``system.notification``: something to tell people; ``level`` is ``info``, or your own."""
         with invalid_data():
@@ -50,7 +50,7 @@ class SystemEvents(EventService):
         return await self._publish(data, to, options)
 
     async def user_status(
-        self, user_id: str, status: str, to: To = SUBSCRIBERS, **options: Unpack[Options]
+        self, user_id: str, status: str, *, to: To = SUBSCRIBERS, **options: Unpack[Options]
     ) -> list[Receipt]:
         """``user.status_changed``: a user came, went, or is away. Ephemeral."""
         with invalid_data():

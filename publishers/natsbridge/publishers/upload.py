@@ -13,7 +13,7 @@ class UploadEvents(EventService):
     """``upload.*``, mostly for the user whose upload it is."""
 
     async def progress(
-        self, to: To, upload_id: str, progress: int, **options: Unpack[Options]
+        self, upload_id: str, progress: int, *, to: To, **options: Unpack[Options]
     ) -> list[Receipt]:
         """``upload.progress``: the upload moves on; ``progress`` is 0 to 100. Ephemeral."""
         with invalid_data():
@@ -23,7 +23,7 @@ class UploadEvents(EventService):
         return await self._publish(data, to, options)
 
     async def completed(
-        self, to: To, upload_id: str, result: dict[str, Any], **options: Unpack[Options]
+        self, upload_id: str, result: dict[str, Any], *, to: To, **options: Unpack[Options]
     ) -> list[Receipt]:
         """``upload.completed``: the upload is done; ``result`` is JSON that clients read."""
         with invalid_data():
@@ -31,7 +31,7 @@ class UploadEvents(EventService):
         return await self._publish(data, to, options)
 
     async def error(
-        self, to: To, upload_id: str, error: str, **options: Unpack[Options]
+        self, upload_id: str, error: str, *, to: To, **options: Unpack[Options]
     ) -> list[Receipt]:
         """``upload.error``: the upload failed; ``error`` says why, in words for its user."""
         with invalid_data():
@@ -39,7 +39,7 @@ class UploadEvents(EventService):
         return await self._publish(data, to, options)
 
     async def cancelled(
-        self, to: To, upload_id: str, reason: str | None = None, **options: Unpack[Options]
+        self, upload_id: str, reason: str | None = None, *, to: To, **options: Unpack[Options]
     ) -> list[Receipt]:
         """``upload.cancelled``: the upload was stopped, by its user or by the service."""
         with invalid_data():

@@ -36,8 +36,8 @@ async def _answer_commands(own: EventPublisher) -> None:
 
 
 USES: dict[str, Use] = {
-    "durable": lambda own: UploadEvents(own).completed("42", "u1", {}),
-    "ephemeral": lambda own: UploadEvents(own).progress("42", "u1", 1),
+    "durable": lambda own: UploadEvents(own).completed("u1", {}, to="42"),
+    "ephemeral": lambda own: UploadEvents(own).progress("u1", 1, to="42"),
     "open": lambda own: own.open(),
     "close": lambda own: own.close(),
     "commands": _answer_commands,
@@ -70,7 +70,7 @@ async def test_another_event_loop_is_told_at_once(name: str) -> None:
         assert isinstance(error, WrongEventLoop)
         assert "another event loop" in str(error)
         assert not broker.published
-        [receipt] = await UploadEvents(own).completed("42", "u1", {})
+        [receipt] = await UploadEvents(own).completed("u1", {}, to="42")
         assert receipt.stored
 
 
@@ -82,7 +82,7 @@ async def test_the_spool_of_another_event_loop_is_told_too(tmp_path: Path, use: 
         spooling(broker, tmp_path / "spool.db") as own,
     ):
         uses: dict[str, Callable[[], Awaitable[object]]] = {
-            "put": lambda: UploadEvents(own).completed("42", "u1", {}),
+            "put": lambda: UploadEvents(own).completed("u1", {}, to="42"),
             "state": lambda: spool(own).state(),
             "close": lambda: spool(own).close(),
         }
@@ -95,7 +95,7 @@ from natsbridge.publishers import EventPublisher, UploadEvents, WrongEventLoop
 
 async def main():
     async with EventPublisher(sys.argv[1]) as own:
-        await UploadEvents(own).progress("42", "before", 1)
+        await UploadEvents(own).progress("before", 1, to="42")
         if (child := os.fork()) == 0:
             told = "nothing"
             try:
@@ -107,11 +107,11 @@ async def main():
                 print(told, flush=True)
                 os._exit(0)
         os.waitpid(child, 0)
-        await UploadEvents(own).completed("42", "after", {})
+        await UploadEvents(own).completed("after", {}, to="42")
         print("parent", os.getpid(), flush=True)
 
 async def use(own):
-    await UploadEvents(own).completed("42", "child", {})
+    await UploadEvents(own).completed("child", {}, to="42")
 
 asyncio.run(main())
 """
@@ -139,7 +139,7 @@ def test_one_that_was_closed_can_be_opened_in_another_loop() -> None:
             own.connection._settings = PublisherSettings(url=(broker.url,))
             async with own:
                 broker.hang_up()  # so that something waits for the connection
-                await UploadEvents(own).completed("42", "u1", {})
+                await UploadEvents(own).completed("u1", {}, to="42")
 
     asyncio.run(publish())
     asyncio.run(publish())

@@ -42,7 +42,7 @@ async def test_a_lost_acknowledgement_is_asked_for_again_with_the_same_id() -> N
         FakeBroker(lambda subject: next(answers)) as broker,
         publisher(broker, timeout=1.0) as own,
     ):
-        [receipt] = await UploadEvents(own).completed("42", "u1", {})
+        [receipt] = await UploadEvents(own).completed("u1", {}, to="42")
     assert (receipt.stored, receipt.sequence, receipt.attempts) == (True, 7, 3)
     assert len(broker.published) == 3
     assert len(set(broker.published)) == 1
@@ -55,7 +55,7 @@ async def test_no_acknowledgement_at_all_is_told_in_time_with_the_event() -> Non
         loop = asyncio.get_running_loop()
         began = loop.time()
         with pytest.raises(NotAcknowledged) as caught:
-            await UploadEvents(own).completed("42", "u1", {})
+            await UploadEvents(own).completed("u1", {}, to="42")
         assert loop.time() - began < 0.8
         broker.answer = lambda subject: acknowledgement(1)
         event = caught.value.event
@@ -67,7 +67,7 @@ async def test_a_stream_that_refuses_is_told_at_once_with_its_code() -> None:
     """What a retry can't change is not retried."""
     async with FakeBroker(lambda subject: refusal(400, 10054)) as broker, publisher(broker) as own:
         with pytest.raises(StreamRefused) as caught:
-            await UploadEvents(own).completed("42", "u1", {})
+            await UploadEvents(own).completed("u1", {}, to="42")
     assert caught.value.code == 10054
     assert len(broker.published) == 1
 
@@ -88,7 +88,7 @@ async def test_a_stream_that_is_busy_is_tried_again(first: bytes) -> None:
     """A stream without a leader for a moment, or its like, costs a pause, not the event."""
     answers = iter([first, acknowledgement(3)])
     async with FakeBroker(lambda subject: next(answers)) as broker, publisher(broker) as own:
-        [receipt] = await UploadEvents(own).completed("42", "u1", {})
+        [receipt] = await UploadEvents(own).completed("u1", {}, to="42")
     assert (receipt.sequence, receipt.attempts) == (3, 2)
 
 
@@ -97,7 +97,7 @@ async def test_an_answer_that_is_no_acknowledgement_is_an_error(answer: bytes) -
     """Some other responder on the subject must not pass for a stream."""
     async with FakeBroker(lambda subject: answer) as broker, publisher(broker) as own:
         with pytest.raises(NotAcknowledged, match="not a stream"):
-            await UploadEvents(own).completed("42", "u1", {})
+            await UploadEvents(own).completed("u1", {}, to="42")
 
 
 async def test_missing_permission_is_told_as_such() -> None:
@@ -111,7 +111,7 @@ async def test_missing_permission_is_told_as_such() -> None:
             NotPermitted, match=r"events\.user\.Ab\.upload\.completed\.u1"
         ) as caught:
             async with asyncio.timeout(2):
-                await UploadEvents(own).completed("Ab", "u1", {})
+                await UploadEvents(own).completed("u1", {}, to="Ab")
     assert caught.value.event is not None
     assert len(broker.published) == 1
 
@@ -129,8 +129,8 @@ async def test_a_refusal_of_one_of_two_subjects_that_differ_in_case_is_not_guess
     async with FakeBroker(answer) as broker, publisher(broker, timeout=1) as own:
         uploads = UploadEvents(own)
         other, one = await asyncio.gather(
-            uploads.completed("aB", "u1", {}),
-            uploads.completed("Ab", "u1", {}),
+            uploads.completed("u1", {}, to="aB"),
+            uploads.completed("u1", {}, to="Ab"),
             return_exceptions=True,
         )
     assert isinstance(other, list)
@@ -142,10 +142,10 @@ async def test_an_event_that_the_broker_would_hang_up_for_is_not_sent() -> None:
     async with FakeBroker(lambda subject: acknowledgement()) as broker:
         settings = PublisherSettings(url=(broker.url,), max_message_size=2 * 1024 * 1024)
         async with EventPublisher(settings) as own:
-            [event] = own.prepare(UploadCompleted(upload_id="u1", result={"x": ""}), "42")
+            [event] = own.prepare(UploadCompleted(upload_id="u1", result={"x": ""}), to="42")
             room = 1024 * 1024 - len(event.payload)
             with pytest.raises(InvalidEvent, match="with headers") as caught:
-                await UploadEvents(own).completed("42", "u1", {"x": "x" * room})
+                await UploadEvents(own).completed("u1", {"x": "x" * room}, to="42")
     assert caught.value.reason == "TOO_LARGE"
     assert not broker.published
     assert broker.connections == 1
@@ -155,7 +155,7 @@ async def test_the_error_holds_all_that_a_caller_needs_to_keep_the_event() -> No
     """Type, id, subject and data are there, and bytes and headers to send it by other means."""
     async with FakeBroker() as broker, publisher(broker, timeout=0.2) as own:
         with pytest.raises(NotAcknowledged) as caught:
-            await UploadEvents(own).completed("42", "u1", {"size": 3}, event_id="e1")
+            await UploadEvents(own).completed("u1", {"size": 3}, to="42", event_id="e1")
     event = caught.value.event
     assert event is not None
     assert (event.type, event.id, event.user) == ("upload.completed", "e1", "42")
@@ -168,7 +168,7 @@ async def test_the_error_holds_all_that_a_caller_needs_to_keep_the_event() -> No
 async def test_a_cancelled_publish_stops_between_two_attempts() -> None:
     """A task that waits out a pause ends when it is told to."""
     async with FakeBroker(lambda subject: NO_RESPONDERS) as broker, publisher(broker, 60) as own:
-        publishing = asyncio.create_task(UploadEvents(own).completed("42", "u1", {}))
+        publishing = asyncio.create_task(UploadEvents(own).completed("u1", {}, to="42"))
         await broker.until(lambda its: len(its.published) >= 2)
         publishing.cancel()
         done, _ = await asyncio.wait([publishing], timeout=2)
@@ -184,7 +184,7 @@ async def test_a_pong_that_comes_too_late_does_no_harm() -> None:
         assert not await own.connection.answers(now + 0.05)
         broker.pongs.set()
         broker.say(b"PONG")
-        await UploadEvents(own).completed("42", "u1", {})
+        await UploadEvents(own).completed("u1", {}, to="42")
     assert broker.connections == 1
 
 
@@ -209,7 +209,7 @@ async def test_of_several_users_the_failures_are_told_apart() -> None:
 
     async with FakeBroker(answer) as broker, publisher(broker) as own:
         with pytest.raises(SomeNotPublished) as caught:
-            await UploadEvents(own).error(["1", "2", "3"], "u1", "no")
+            await UploadEvents(own).error("u1", "no", to=["1", "2", "3"])
     assert [receipt.user for receipt in caught.value.receipts] == ["1", "3"]
     [failure] = caught.value.failures
     assert failure.event is not None
@@ -221,11 +221,11 @@ async def test_a_publisher_outside_its_block_says_so() -> None:
     async with FakeBroker() as broker:
         own = publisher(broker)
         with pytest.raises(PublisherClosed):
-            await UploadEvents(own).progress("42", "u1", 1)
+            await UploadEvents(own).progress("u1", 1, to="42")
         async with own:
-            await UploadEvents(own).progress("42", "u1", 1)
+            await UploadEvents(own).progress("u1", 1, to="42")
         with pytest.raises(PublisherClosed):
-            await UploadEvents(own).progress("42", "u1", 1)
+            await UploadEvents(own).progress("u1", 1, to="42")
         await own.close()
     assert broker.connections == 1
 
@@ -233,7 +233,7 @@ async def test_a_publisher_outside_its_block_says_so() -> None:
 async def test_closing_ends_a_publish_that_waits_for_its_acknowledgement() -> None:
     """Shutting a service down does not wait for the timeout of a publish."""
     async with FakeBroker() as broker, publisher(broker, timeout=60) as own:
-        waiting = asyncio.create_task(UploadEvents(own).completed("42", "u1", {}))
+        waiting = asyncio.create_task(UploadEvents(own).completed("u1", {}, to="42"))
         await broker.until(lambda its: bool(its.published))
         await own.close()
         with pytest.raises(NotAcknowledged):
@@ -245,7 +245,7 @@ async def test_closing_ends_a_publish_that_waits_for_the_broker() -> None:
     async with FakeBroker() as broker:
         own = publisher(broker, timeout=60)
         await own.open()
-        waiting = asyncio.create_task(UploadEvents(own).completed("42", "u1", {}))
+        waiting = asyncio.create_task(UploadEvents(own).completed("u1", {}, to="42"))
         await broker.until(lambda its: bool(its.published))
     await own.close()
     with pytest.raises(NotAcknowledged):
@@ -259,7 +259,7 @@ async def test_a_lost_connection_ends_the_wait_and_the_event_goes_out_on_the_nex
         FakeBroker(lambda subject: next(answers)) as broker,
         publisher(broker, timeout=60) as own,
     ):
-        publishing = asyncio.create_task(UploadEvents(own).completed("42", "u1", {}))
+        publishing = asyncio.create_task(UploadEvents(own).completed("u1", {}, to="42"))
         await broker.until(lambda its: bool(its.published))
         broker.hang_up()
         [receipt] = await asyncio.wait_for(publishing, 5)
@@ -275,7 +275,7 @@ async def test_a_connection_that_nats_py_gives_up_is_made_anew_with_its_subscrip
         async with commands:
             broker.say(b"-ERR 'User Authentication Expired'")
             await broker.until(lambda its: its.subscribed.count("commands.upload.cancel.>") == 2)
-            [receipt] = await UploadEvents(own).completed("42", "u1", {})
+            [receipt] = await UploadEvents(own).completed("u1", {}, to="42")
     assert isinstance(receipt, Receipt)
     assert broker.connections == 2
 
@@ -299,7 +299,7 @@ async def test_a_cancellation_that_meets_the_acknowledgement_is_not_lost() -> No
 
 async def _publish_for_ever(own: EventPublisher) -> None:
     while True:
-        await UploadEvents(own).completed("42", "u1", {})
+        await UploadEvents(own).completed("u1", {}, to="42")
 
 
 async def _accept(command: object) -> None:

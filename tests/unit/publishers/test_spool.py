@@ -41,7 +41,7 @@ async def test_publishing_returns_while_the_stream_is_silent(path: Path) -> None
     async with FakeBroker() as broker:
         own = publisher(broker, path)
         await own.open()
-        [receipt] = await UploadEvents(own).completed("42", "u1", {}, event_id="e1")
+        [receipt] = await UploadEvents(own).completed("u1", {}, to="42", event_id="e1")
         assert receipt == Receipt("e1", stored=False, spooled=True, user="42")
         state = await spool(own).state()
         assert (state.waiting, state.refused, spool(own).waiting) == (1, 0, 1)
@@ -63,7 +63,9 @@ async def test_events_go_out_in_order_one_after_the_other_with_one_id_each(path:
 
     async with FakeBroker(answer) as broker, publisher(broker, path, timeout=0.2) as own:
         uploads = UploadEvents(own)
-        await asyncio.gather(uploads.completed("42", "u1", {}), uploads.completed("42", "u2", {}))
+        await asyncio.gather(
+            uploads.completed("u1", {}, to="42"), uploads.completed("u2", {}, to="42")
+        )
         await emptied(own)
     assert uploads_in(broker) == ["u1", "u1", "u1", "u2"]
     sent = [each for each in broker.published if each[0].startswith("events.")]
@@ -84,7 +86,7 @@ async def test_a_poison_event_is_put_aside_and_told(
     async with FakeBroker(answer) as broker, publisher(broker, path) as own:
         uploads = UploadEvents(own)
         for upload in ("bad1", "u2", "bad3", "bad4"):
-            await uploads.completed("42", upload, {"secret": "swordfish"})
+            await uploads.completed(upload, {"secret": "swordfish"}, to="42")
         await emptied(own)
         state = await spool(own).state()
         assert (state.waiting, state.oldest, state.refused) == (0, None, 3)
@@ -118,8 +120,8 @@ async def test_what_is_not_the_event_s_fault_but_lasts_is_put_aside_too(
         return answer.replace(b"%s", subject.encode()) if ".1." in subject else acknowledgement()
 
     async with FakeBroker(reply) as broker, publisher(broker, path) as own:
-        await UploadEvents(own).completed("1", "u1", {})
-        await UploadEvents(own).completed("2", "u2", {})
+        await UploadEvents(own).completed("u1", {}, to="1")
+        await UploadEvents(own).completed("u2", {}, to="2")
         await emptied(own)
         [refused] = await spool(own).refused()
     assert reason in refused.reason
@@ -130,16 +132,16 @@ async def test_over_its_cap_publishing_raises_and_what_was_kept_stays(path: Path
     """Backpressure is an error with a name; there is room again once the stream takes events."""
     async with FakeBroker() as broker, publisher(broker, path, spool_max_events=3) as own:
         uploads = UploadEvents(own)
-        await uploads.completed("42", "u1", {})
+        await uploads.completed("u1", {}, to="42")
         with pytest.raises(SpoolFull, match="1 of 3 events") as caught:
-            await uploads.completed(["1", "2", "3"], "u2", {})
+            await uploads.completed("u2", {}, to=["1", "2", "3"])
         assert [event.user for event in caught.value.events] == ["1", "2", "3"]
-        await uploads.completed(["1", "2"], "u3", {})
+        await uploads.completed("u3", {}, to=["1", "2"])
         with pytest.raises(SpoolFull):
-            await uploads.completed("42", "u4", {})
+            await uploads.completed("u4", {}, to="42")
         broker.answer = lambda subject: acknowledgement()
         await emptied(own)
-        await uploads.completed("42", "u5", {})
+        await uploads.completed("u5", {}, to="42")
         await emptied(own)
     assert list(dict.fromkeys(uploads_in(broker))) == ["u1", "u3", "u5"]
 
@@ -150,10 +152,10 @@ async def test_refused_events_count_for_the_cap(path: Path) -> None:
         FakeBroker(lambda subject: b"{}") as broker,
         publisher(broker, path, spool_max_events=1) as own,
     ):
-        await UploadEvents(own).completed("42", "u1", {})
+        await UploadEvents(own).completed("u1", {}, to="42")
         await emptied(own)
         with pytest.raises(SpoolFull):
-            await UploadEvents(own).completed("42", "u2", {})
+            await UploadEvents(own).completed("u2", {}, to="42")
 
 
 async def test_an_ephemeral_event_is_never_kept(path: Path) -> None:
@@ -161,8 +163,8 @@ async def test_an_ephemeral_event_is_never_kept(path: Path) -> None:
     async with FakeBroker() as broker:
         own = publisher(broker, path)
         await own.open()
-        await UploadEvents(own).completed("42", "u1", {})
-        [receipt] = await UploadEvents(own).progress("42", "u2", 40)
+        await UploadEvents(own).completed("u1", {}, to="42")
+        [receipt] = await UploadEvents(own).progress("u2", 40, to="42")
         assert (receipt.stored, receipt.spooled) == (False, False)
         assert spool(own).waiting == 1
         await own.close(drain=0)
@@ -178,13 +180,13 @@ async def test_closing_sends_what_it_can_and_says_what_is_left(
         own = publisher(broker, path)
         await own.open()
         for upload in ("u1", "u2", "u3"):
-            await UploadEvents(own).completed("42", upload, {})
+            await UploadEvents(own).completed(upload, {}, to="42")
         began = asyncio.get_running_loop().time()
         await own.close(drain=0.3)
         assert asyncio.get_running_loop().time() - began < 2
         await own.close()
         with pytest.raises(PublisherClosed):
-            await UploadEvents(own).completed("42", "u4", {})
+            await UploadEvents(own).completed("u4", {}, to="42")
     assert "2 events stay in the spool" in caplog.text
     caplog.set_level(logging.INFO, "publishers")
     answer = acknowledgement()
@@ -192,7 +194,7 @@ async def test_closing_sends_what_it_can_and_says_what_is_left(
         FakeBroker(lambda subject: NOT_FOUND if "$" in subject else answer) as broker,
         publisher(broker, path) as own,
     ):
-        await UploadEvents(own).completed("42", "u5", {})
+        await UploadEvents(own).completed("u5", {}, to="42")
     assert uploads_in(broker) == ["u2", "u3", "u5"]
     assert "holds 2 events to send" in caplog.text
 
@@ -203,7 +205,7 @@ async def test_a_publisher_can_be_opened_again_with_its_spool(path: Path) -> Non
         own = publisher(broker, path)
         for upload in ("u1", "u2"):
             async with own:
-                await UploadEvents(own).completed("42", upload, {})
+                await UploadEvents(own).completed(upload, {}, to="42")
     assert uploads_in(broker) == ["u1", "u2"]
 
 
@@ -215,8 +217,8 @@ async def test_a_second_publisher_with_the_file_is_refused(path: Path) -> None:
             with pytest.raises(SpoolLocked, match="in use"):
                 await second.open()
             with pytest.raises(PublisherClosed):
-                await UploadEvents(second).completed("42", "u1", {})
-            await UploadEvents(own).completed("42", "u2", {})
+                await UploadEvents(second).completed("u1", {}, to="42")
+            await UploadEvents(own).completed("u2", {}, to="42")
             await emptied(own)
         assert broker.connections == 1
 
@@ -227,7 +229,7 @@ async def test_a_service_starts_while_its_broker_is_away(path: Path) -> None:
         broker.close()
         own = publisher(broker, path, timeout=0.3)
         await own.open()
-        await UploadEvents(own).completed("42", "u1", {})
+        await UploadEvents(own).completed("u1", {}, to="42")
         await broker.listen()
         await emptied(own)
         await own.close()
@@ -242,15 +244,15 @@ async def test_a_disk_that_fails_is_told_and_the_spool_goes_on(
         FakeBroker(lambda subject: acknowledgement()) as broker,
         publisher(broker, path, max_message_size=4 * 1024 * 1024) as own,
     ):
-        await UploadEvents(own).completed("42", "u1", {})
+        await UploadEvents(own).completed("u1", {}, to="42")
         await emptied(own)
         file = spool(own)._file
         assert file is not None
         await spool(own)._run(lambda: file._database.execute("PRAGMA max_page_count = 20"))
         with pytest.raises(SpoolFailed, match="full") as caught:
-            await UploadEvents(own).completed("42", "u2", {"x": "x" * 200_000})
+            await UploadEvents(own).completed("u2", {"x": "x" * 200_000}, to="42")
         assert caught.value.events[0].data["upload_id"] == "u2"
-        await UploadEvents(own).completed("42", "u3", {})
+        await UploadEvents(own).completed("u3", {}, to="42")
         await emptied(own)
         assert (await spool(own).state()).bytes == 0
     assert uploads_in(broker) == ["u1", "u3"]
@@ -263,8 +265,8 @@ async def test_a_cancelled_publish_does_not_disturb_the_spool(path: Path) -> Non
         publisher(broker, path) as own,
     ):
         for turns in range(6):
-            publishing = asyncio.create_task(UploadEvents(own).completed("42", "u1", {}))
-            other = asyncio.create_task(UploadEvents(own).completed("42", f"o{turns}", {}))
+            publishing = asyncio.create_task(UploadEvents(own).completed("u1", {}, to="42"))
+            other = asyncio.create_task(UploadEvents(own).completed(f"o{turns}", {}, to="42"))
             for _ in range(turns):
                 await asyncio.sleep(0)
             publishing.cancel()
@@ -278,7 +280,7 @@ async def test_a_cancelled_publish_does_not_disturb_the_spool(path: Path) -> Non
 async def test_a_cancelled_retry_leaves_the_counts_right(path: Path) -> None:
     """The file is changed all the same, and what is told about it agrees."""
     async with FakeBroker(lambda subject: b"{}") as broker, publisher(broker, path) as own:
-        await UploadEvents(own).completed("42", "u1", {})
+        await UploadEvents(own).completed("u1", {}, to="42")
         await emptied(own)
         [refused] = await spool(own).refused()
         broker.answer = lambda subject: acknowledgement()
@@ -309,7 +311,7 @@ async def test_events_that_come_together_share_a_commit(path: Path) -> None:
 
         file.write = counted  # type: ignore[method-assign]
         uploads = UploadEvents(own)
-        await asyncio.gather(*(uploads.completed("42", f"u{n}", {}) for n in range(300)))
+        await asyncio.gather(*(uploads.completed(f"u{n}", {}, to="42") for n in range(300)))
         assert commits <= 10
         await own.close(drain=0)
 
@@ -324,8 +326,8 @@ async def test_a_fault_of_the_forwarder_is_not_silent(
 
     monkeypatch.setattr(Forwarder, "_deliver", fail)
     async with FakeBroker() as broker, publisher(broker, path) as own:
-        await UploadEvents(own).completed("42", "u1", {})
+        await UploadEvents(own).completed("u1", {}, to="42")
         assert own._forwarding is not None
         await asyncio.wait([own._forwarding], timeout=5)
         with pytest.raises(SpoolFailed, match="a bug"):
-            await UploadEvents(own).completed("42", "u2", {})
+            await UploadEvents(own).completed("u2", {}, to="42")

@@ -33,7 +33,7 @@ async def test_an_event_whose_acknowledgement_was_lost_is_not_sent_again(path: P
         return None
 
     async with FakeBroker(answer) as broker, publisher(broker, path, timeout=0.2) as own:
-        await UploadEvents(own).completed("42", "u1", {}, event_id="e1")
+        await UploadEvents(own).completed("u1", {}, to="42", event_id="e1")
         await emptied(own)
         assert spool(own).last_stored.sequence == 7
     assert uploads_in(broker) == ["u1"]
@@ -45,8 +45,8 @@ async def test_the_next_process_asks_before_it_sends_what_may_have_been_sent(pat
         own = publisher(broker, path, timeout=60)
         await own.open()
         uploads = UploadEvents(own)
-        await uploads.completed("42", "u1", {}, event_id="e1")
-        await uploads.completed("42", "u2", {}, event_id="e2")
+        await uploads.completed("u1", {}, to="42", event_id="e1")
+        await uploads.completed("u2", {}, to="42", event_id="e2")
         await broker.until(lambda its: bool(uploads_in(its)))
         await own.close(drain=0)
 
@@ -59,7 +59,7 @@ async def test_the_next_process_asks_before_it_sends_what_may_have_been_sent(pat
 
     async with FakeBroker(answer) as broker, publisher(broker, path) as own:
         await emptied(own)
-        await UploadEvents(own).completed("42", "u3", {}, event_id="e3")
+        await UploadEvents(own).completed("u3", {}, to="42", event_id="e3")
         await emptied(own)
     assert [subject.split(".")[-1] for subject, _ in broker.published] == ["u1", "u2", "u2", "u3"]
     assert uploads_in(broker) == ["u2", "u3"]
@@ -80,7 +80,7 @@ async def test_the_event_is_found_behind_a_later_one_on_its_subject(path: Path) 
         return next(found) if subject.startswith(DIRECT_GET) else None
 
     async with FakeBroker(answer) as broker, publisher(broker, path, timeout=0.2) as own:
-        await UploadEvents(own).completed("42", "u1", {}, event_id="e1")
+        await UploadEvents(own).completed("u1", {}, to="42", event_id="e1")
         await emptied(own)
         assert spool(own).last_stored.sequence == 8
     assert uploads_in(broker) == ["u1"]
@@ -110,8 +110,8 @@ async def test_a_stream_that_can_not_be_asked_does_not_hold_up_the_spool(
 
     async with FakeBroker(answer) as broker, publisher(broker, path, timeout=0.2) as own:
         uploads = UploadEvents(own)
-        await uploads.completed("42", "u1", {})
-        await uploads.completed("42", "u2", {})
+        await uploads.completed("u1", {}, to="42")
+        await uploads.completed("u2", {}, to="42")
         await emptied(own)
     assert uploads_in(broker) == ["u1", "u1", "u2", "u2"]
     assert caplog.text.count("may be stored twice") == 1

@@ -25,11 +25,11 @@ async def serve(service: Service, user: str) -> None:
         file_id = short_id("file")
         log.info("%s of user %s: processing", file_id, user)
         for progress in range(0, 100, random.choice((10, 20, 25))):
-            await tell(files.status(user, file_id, "processing", progress))
+            await tell(files.status(file_id, "processing", progress, to=user))
             await service.pause()
         log.info("%s of user %s: %s", file_id, user, end)
         final = 100 if end == "ready" else None
-        await tell(files.status(user, file_id, end, final))
+        await tell(files.status(file_id, end, final, to=user))
         await service.pause(2)
 
 

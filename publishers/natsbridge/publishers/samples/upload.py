@@ -70,29 +70,29 @@ class Uploads:
         progress = 0
         log.info("%s of user %s started", upload.id, user)
         while progress < end:
-            await tell(self._events.progress(user, upload.id, progress))
+            await tell(self._events.progress(upload.id, progress, to=user))
             if await self._stopped(upload):
                 log.info("%s cancelled by user %s at %d %%", upload.id, user, progress)
                 reason = "cancelled by its user"
-                await tell(self._events.cancelled(user, upload.id, reason))
+                await tell(self._events.cancelled(upload.id, reason, to=user))
                 return
             progress = min(end, progress + random.randint(5, 20))
         # From here on there is nothing left to cancel.
         self._running.pop(upload.id, None)
-        await tell(self._events.progress(user, upload.id, progress))
+        await tell(self._events.progress(upload.id, progress, to=user))
         match outcome:
             case Outcome.COMPLETES:
                 log.info("%s completed", upload.id)
                 result = {"name": random.choice(NAMES), "size": random.randint(10**4, 10**8)}
-                await tell(self._events.completed(user, upload.id, result))
+                await tell(self._events.completed(upload.id, result, to=user))
             case Outcome.FAILS:
                 error = random.choice(ERRORS)
                 log.info("%s failed at %d %%: %s", upload.id, progress, error)
-                await tell(self._events.error(user, upload.id, error))
+                await tell(self._events.error(upload.id, error, to=user))
             case Outcome.CANCELLED:
                 log.info("%s cancelled by the service at %d %%", upload.id, progress)
                 reason = "the user's quota is used up"
-                await tell(self._events.cancelled(user, upload.id, reason))
+                await tell(self._events.cancelled(upload.id, reason, to=user))
 
     async def _stopped(self, upload: Upload) -> bool:
         """Wait for a step, or until the user cancels; say which it was."""
