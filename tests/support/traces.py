@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as RawSpan
 from oteltap import OtelTapHttpProtobufReceiver, OtelTapHttpProtobufReceiverSettings
 
@@ -78,6 +79,8 @@ class Tap:
 
     endpoint: str
     spans: list[Span] = field(default_factory=list)
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """The last that came of each name."""
     _news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -93,6 +96,11 @@ class Tap:
     def named(self, name: str) -> list[Span]:
         """The spans of this name."""
         return [span for span in self.spans if span.name == name]
+
+    def measured(self, metric: Metric) -> None:
+        """Keep a metric instead of the one before it."""
+        self.metrics[metric.name] = metric
+        self._news.set()
 
     async def until(self, enough: Callable[[], bool]) -> None:
         """Return when what was received is enough; fails with what there is after the deadline."""
@@ -124,14 +132,20 @@ async def tap() -> AsyncIterator[Tap]:
         async for raw in receiver.stream_traces():
             heard.add(raw)
 
+    async def measure() -> None:
+        async for metric in receiver.stream_metrics():
+            heard.measured(metric)
+
     async with receiver:
-        gathering = asyncio.get_running_loop().create_task(gather())
+        create = asyncio.get_running_loop().create_task
+        gathering = [create(gather()), create(measure())]
         try:
-            await asyncio.sleep(0)  # the stream begins with its first step
+            await asyncio.sleep(0)  # the streams begin with their first step
             yield heard
         finally:
-            gathering.cancel()
-            await asyncio.wait([gathering])
+            for task in gathering:
+                task.cancel()
+            await asyncio.wait(gathering)
 
 
 async def publish(*arguments: str, **environment: str) -> list[dict[str, object]]:

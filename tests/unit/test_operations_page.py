@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-
 from natsbridge.bridge.http import metrics
+from natsbridge.bridge.telemetry import families
 from natsbridge.bridge.telemetry.observer import Line, Observer
+from natsbridge.bridge.telemetry.pulse import Pulse
+from natsbridge.bridge.telemetry.way_down import WayDown
+from tests.unit.bridge.delivery.test_hub import Scene
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/operations.md").read_text()
@@ -32,19 +35,20 @@ def first_cells(text: str) -> set[str]:
     }
 
 
-def reading() -> metrics.Reading:
+def reading() -> families.Reading:
     """Return a reading of a process that has done nothing."""
     nothing: dict[str, Any] = {
-        field.name: {} if "dict" in str(field.type) else 0 for field in fields(metrics.Reading)
+        field.name: {} if "dict" in str(field.type) else 0 for field in fields(families.Reading)
     }
-    return metrics.Reading(**nothing)
+    return families.Reading(**nothing)
 
 
 def exported() -> set[str]:
     """Return the names that ``/metrics`` has."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(metrics._Numbers(reading, Observer()))
-    ProcessCollector(namespace="bridge", registry=registry)
+    way_down = WayDown(Scene().hub)
+    loop = asyncio.new_event_loop()
+    loop.close()
+    registry = metrics.registry_of(families.Numbers(reading, Observer(), way_down, Pulse(loop)))
     return {
         family.name + ("_total" if family.type == "counter" else "")
         for family in registry.collect()

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import secrets
+import time
 from collections.abc import Coroutine
 from functools import partial
 from typing import Any, Final
@@ -59,8 +60,9 @@ from natsbridge.bridge.sessions.registry import Registry
 from natsbridge.bridge.sessions.states import State
 from natsbridge.bridge.sessions.sweeper import Keeper
 from natsbridge.bridge.settings import BridgeSettings
-from natsbridge.bridge.telemetry import setup
+from natsbridge.bridge.telemetry import export, families, setup
 from natsbridge.bridge.telemetry.observer import Observer
+from natsbridge.bridge.telemetry.pulse import Pulse
 from natsbridge.bridge.telemetry.tracing import Tracing
 from natsbridge.bridge.telemetry.way_down import WayDown
 from natsbridge.bridge.websocket.parsers import Parsers
@@ -162,6 +164,8 @@ class Bridge:
         )
         self._way_down: Final = WayDown(self._hub, self._tracing)
         self._flush.watcher = self._way_down
+        self._pulse: Final = Pulse(loop)
+        self._reconnects = 0
         self._history: Final = History(
             self._connection, self._interests, settings.bus.stream, settings.bus.timeout
         )
@@ -201,6 +205,7 @@ class Bridge:
             self._interests.on_up,
             self._continuity.on_up,
             self._ticket_bucket.on_up,
+            self._count_reconnect,
             lambda: self._spawn(self._listen_again()),
         )
         self._connection.on_denied = self._interests.on_denied
@@ -308,6 +313,9 @@ class Bridge:
             replica=self._replica,
             wall=self._wall,
         )
+        numbers = families.Numbers(self._read_numbers, self._observer, self._way_down, self._pulse)
+        registry = metrics.registry_of(numbers)
+        self._exporter: Final = export.exporter(os.environ, self._replica, registry.collect, loop)
         routes = Routes(
             health=health.router(
                 self._connection.round_trip,
@@ -321,7 +329,7 @@ class Bridge:
             tickets=tickets.router(
                 self._tickets, settings.identity.ticket_ttl, self._ticket_rates, self._wall
             ),
-            metrics=partial(metrics.router, self._read_numbers, self._observer),
+            metrics=partial(metrics.router, registry),
             admin=admin.router(self._administration, self._control, limits),
         )
         strangers = max(1, limits.max_connections // 4)  # all of them; see Registry.is_crowded
@@ -376,6 +384,9 @@ class Bridge:
             await self._connection.close()
             raise StartError(str(problem)) from problem
         self._keeper.start()
+        self._pulse.start()
+        if self._exporter is not None:
+            self._exporter.start()
         return url
 
     async def stop(self) -> None:
@@ -388,6 +399,7 @@ class Bridge:
         await self._server.stop()
         # 4. What still waits for an answer is given up, NATS is drained and closed.
         self._keeper.stop()
+        self._pulse.stop()
         self._rejects.flush()
         self._observer.lines.flush()
         for task in self._tasks:
@@ -396,7 +408,10 @@ class Bridge:
             # With a deadline: nats-py's waits can lose a cancellation on Python 3.11.
             await asyncio.wait(self._tasks, timeout=2)
         await self._connection.close()
-        # 5. The last spans leave, if somebody takes them.
+        # 5. The last spans and numbers leave, if somebody takes them.
+        if self._exporter is not None:
+            self._exporter.stop()
+            await asyncio.to_thread(setup.finish, self._exporter.close)
         if self._provider is not None:
             await asyncio.to_thread(setup.finish, self._provider.shutdown)
 
@@ -417,9 +432,10 @@ class Bridge:
     def _evicted(self) -> int:
         return self._server.evicted + self._parsers.strangers.evicted
 
-    def _read_numbers(self) -> metrics.Reading:
-        counts = self._hub.counts
-        return metrics.Reading(
+    def _read_numbers(self) -> families.Reading:
+        counts, head = self._hub.counts, self._stream.head
+        backlogs = [each.backlog.size for each in self._flush.detours if each.backlog is not None]
+        return families.Reading(
             connections=len(self._registry),
             closing=max(0, self._parsers.sockets - len(self._registry)),
             pending=self._server.pending + len(self._parsers.strangers),
@@ -440,6 +456,19 @@ class Bridge:
             interests=len(self._interests),
             tasks=len(asyncio.all_tasks(self._loop)),
             timers=self._loop.timers if isinstance(self._loop, FairLoop) else 0,
+            users=self._registry.users,
+            ages=families.ages((each.connected_at for each in self._registry), time.time()),
+            queued=sum(messages for messages, _ in backlogs),
+            queued_bytes=sum(size for _, size in backlogs),
+            queued_worst=max((size for _, size in backlogs), default=0),
+            writes=self._flush.writes,
+            written_bytes=self._flush.written,
+            reconnects=self._reconnects,
+            round_trip=self._stream.clock.round_trip,
+            lag=0 if head is None else max(0, head.last - self._hub.order.position),
+            limits={
+                name: float(value) for name, value in self._settings.limits.model_dump().items()
+            },
         )
 
     async def _confirmed(self) -> None:
@@ -461,6 +490,9 @@ class Bridge:
                 return await answer
         except TimeoutError:
             return False
+
+    def _count_reconnect(self) -> None:
+        self._reconnects += 1
 
     def _tell_gap(self, after: int | None, upto: int | None, reason: GapReason) -> None:
         for session in self._registry:

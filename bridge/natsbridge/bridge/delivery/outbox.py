@@ -110,6 +110,9 @@ class Flush:
         """Events that the next run is to tell the watcher of."""
         self._began = 0
         """When the first read came whose events are not written yet; 0 while there is none."""
+        self.writes = 0
+        self.written = 0
+        """Writes of what was offered, and their bytes."""
         self.dirty: list[Outbox] = []
         self.crowd: Collection[Outbox] | None = None
         """For whom frames are gathered."""
@@ -204,6 +207,7 @@ class Flush:
         times = Timed() if followed else None
         last: list[bytes] = []
         joined, size = b"", 0
+        writes = written = 0
         for outbox in dirty if times is None else times.walk(dirty):
             frames = outbox.frames
             if frames:
@@ -218,6 +222,8 @@ class Flush:
                         last = frames
                         joined = frames[0] if len(frames) == 1 else b"".join(frames)
                         size = len(joined)
+                    writes += 1
+                    written += size
                     send = outbox.send
                     if send is None:
                         outbox.write(joined)
@@ -234,6 +240,8 @@ class Flush:
                     self._call_soon(outbox.failed)
         if self._known:
             self._known.clear()
+        self.writes += writes
+        self.written += written
         began, self._began = self._began, 0
         if self.watcher is not None and (began or followed):
             self.followed = []

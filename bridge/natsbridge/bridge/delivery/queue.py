@@ -94,6 +94,11 @@ class Backlog:
         """Called when an event waits for its pace."""
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Messages that wait, and their bytes; but for those that wait for their pace."""
+        return len(self.waiting) + len(self._pended), self._bytes
+
+    @property
     def is_idle(self) -> bool:
         """Whether the connection can go the straight way again, but for ``skip_to``."""
         return not (

@@ -25,6 +25,8 @@ class ClockComparison:
         """Seconds by which this machine is behind NATS, negative where it is ahead; None before the
         first answer. At least so many: the time that an answer takes is not counted.
         """
+        self.round_trip: float | None = None
+        """Seconds that the last answer took."""
         self._is_off = False
 
     def seen(self, stamp: object, asked_at: float, answered_at: float) -> None:
@@ -35,6 +37,7 @@ class ClockComparison:
             there = datetime.fromisoformat(stamp).timestamp()
         except (ValueError, OverflowError):
             return
+        self.round_trip = max(0.0, answered_at - asked_at)
         self.behind = max(0.0, there - answered_at) or min(0.0, there - asked_at)
         is_off = abs(self.behind) > TOLERANCE
         if is_off and not self._is_off:

@@ -89,6 +89,11 @@ class Registry:
         """Return how many connections a user has."""
         return len(self._by_user.get(user_id, ()))
 
+    @property
+    def users(self) -> int:
+        """How many users have connections."""
+        return len(self._by_user)
+
     def per_user(self) -> dict[str, int]:
         """Return how many connections each user has."""
         return {user: len(sessions) for user, sessions in self._by_user.items()}

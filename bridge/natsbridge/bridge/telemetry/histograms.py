@@ -12,8 +12,10 @@ BOUNDS: Final = (
 )  # fmt: skip
 """Upper bounds in seconds. OpenTelemetry's own begin at 5 ms, where most of this has ended."""
 
-Exemplar = tuple[str, float, float]
-"""A trace id, what was observed, and when (Unix time)."""
+Trace = tuple[str, str]
+"""The ids of a trace and of a span in it, hexadecimal."""
+Exemplar = tuple[Trace, float, float]
+"""A trace, what was observed, and when (Unix time)."""
 
 
 class Histogram:
@@ -34,13 +36,13 @@ class Histogram:
         """How many there were."""
         return sum(self.counts)
 
-    def add(self, seconds: float, times: int = 1, trace: str = "") -> None:
+    def add(self, seconds: float, times: int = 1, trace: Trace | None = None) -> None:
         """Count an observation, or so many of the same."""
         self.counts[bisect_left(BOUNDS, seconds)] += times
         self.sum += seconds * times
-        if trace:
+        if trace is not None:
             self.show(seconds, trace)
 
-    def show(self, seconds: float, trace: str) -> None:
+    def show(self, seconds: float, trace: Trace) -> None:
         """Keep the trace of one that is counted already, to be shown with its bucket."""
         self.exemplars[bisect_left(BOUNDS, seconds)] = trace, seconds, self._wall()

@@ -18,6 +18,7 @@ from enum import StrEnum
 from typing import Any, Final, Protocol
 
 from natsbridge.bridge.identity.origins import Network, client_address
+from natsbridge.bridge.telemetry.histograms import Histogram
 from natsbridge.bridge.telemetry.lines import INTERVAL, OTHER, Lines, Tally, cut
 from natsbridge.schemas.codes import CLOSE_CODES, INVALID_TOKEN, SLOW_CONSUMER, ErrorCode
 from natsbridge.schemas.commands import CLIENT_MESSAGE_TYPES
@@ -104,6 +105,8 @@ class Observer:
         """Messages of clients that could be read, by type."""
         self.commands: Final = Tally((OTHER, OTHER))
         """Commands by type and outcome: ``accepted``, or an error code."""
+        self.command_times: Final = Histogram()
+        """How long services took to answer."""
         self.tickets: Final = Tally()
         """Tickets by what became of them."""
         self.actions: Final = Tally()

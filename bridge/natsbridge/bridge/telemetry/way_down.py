@@ -83,7 +83,10 @@ class WayDown:
     def _followed(self, event: Followed, took: int, slowest: int) -> None:
         event.settle()
         key = str(event.audience), "stored" if event.sequence else "live"
-        exemplar = event.trace[3:35].decode() if event.trace else ""
+        exemplar = None
+        if event.trace:
+            _, trace, span, _ = event.trace.decode().split("-")
+            exemplar = trace, span
         published = self._published(event.payload)
         if published is not None:
             histogram = self.published.get(key)
@@ -95,7 +98,7 @@ class WayDown:
                 age = 0.0
             if age < MAX_AGE:
                 histogram.add(age, 1, exemplar)
-        if event.trace:
+        if exemplar is not None:
             for found, histogram in self.received:
                 if found == key:
                     histogram.show(took / 1e9, exemplar)

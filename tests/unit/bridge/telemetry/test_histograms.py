@@ -28,8 +28,8 @@ def test_what_is_over_all_bounds_is_counted_too() -> None:
 def test_the_last_trace_of_a_bucket_is_kept() -> None:
     """One each, and what has none changes nothing."""
     histogram = Histogram(wall=lambda: 5.0)
-    histogram.add(0.001, trace="a")
-    histogram.add(0.0008, trace="b")
+    histogram.add(0.001, trace=("a", "s"))
+    histogram.add(0.0008, trace=("b", "s"))
     histogram.add(0.0009)
-    histogram.add(1.0, trace="c")
-    assert list(histogram.exemplars.values()) == [("b", 0.0008, 5.0), ("c", 1.0, 5.0)]
+    histogram.add(1.0, trace=("c", "s"))
+    assert list(histogram.exemplars.values()) == [(("b", "s"), 0.0008, 5.0), (("c", "s"), 1.0, 5.0)]
