@@ -93,6 +93,10 @@ class Tap:
         self.spans.append(Span.of(raw))
         self._news.set()
 
+    def about(self, event_type: str) -> list[Span]:
+        """The spans of this type's events."""
+        return [span for span in self.spans if span.name.endswith(f" {event_type}")]
+
     def named(self, name: str) -> list[Span]:
         """The spans of this name."""
         return [span for span in self.spans if span.name == name]
@@ -148,8 +152,9 @@ async def tap() -> AsyncIterator[Tap]:
             await asyncio.wait(gathering)
 
 
-async def publish(*arguments: str, **environment: str) -> list[dict[str, object]]:
-    """Run the traced service with these arguments, and return its receipts."""
+@contextlib.asynccontextmanager
+async def service(*arguments: str, **environment: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run the traced service with these arguments; it has ended by itself when the block ends."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -160,7 +165,19 @@ async def publish(*arguments: str, **environment: str) -> list[dict[str, object]
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(DEADLINE):
+    try:
+        yield process
+        async with asyncio.timeout(DEADLINE):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def publish(*arguments: str, **environment: str) -> list[dict[str, object]]:
+    """Run the traced service with these arguments, and return its receipts."""
+    async with service(*arguments, **environment) as process, asyncio.timeout(DEADLINE):
         out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     return [json.loads(line) for line in out.splitlines()]

@@ -162,6 +162,7 @@ class Bridge:
                 self._provider.get_tracer(setup.SCOPE), subjects, cursor=self._hub.order.cursor
             )
         )
+        self._observer.spans = self._tracing
         self._way_down: Final = WayDown(self._hub, self._tracing)
         self._flush.watcher = self._way_down
         self._pulse: Final = Pulse(loop)
@@ -223,7 +224,13 @@ class Bridge:
             limits.rate_limit_messages, limits.rate_limit_window
         )
         self._failures: Final = Failures(limits.failed_handshakes, self._wall)
-        self._commands: Final = Commands(self._connection.ask, subjects, self._observer.lines)
+        self._commands: Final = Commands(
+            self._connection.ask,
+            subjects,
+            self._observer.lines,
+            self._observer.command_times,
+            self._tracing,
+        )
         env = Surroundings(
             greetings=Greetings(limits),
             catalogue=catalogue,

@@ -24,9 +24,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
-from opentelemetry import context, propagate
+from opentelemetry import context, propagate, trace
 from pydantic import ValidationError
 
+from natsbridge.publishers import tracing
 from natsbridge.publishers.connection import Message, Unsubscribe
 from natsbridge.publishers.errors import BrokerUnavailable
 from natsbridge.publishers.publisher import EventPublisher
@@ -183,12 +184,14 @@ class Commands:
         if HEADER_TRACEPARENT in message.headers:
             # For this task alone: what the handler publishes belongs to the command's trace.
             context.attach(propagate.extract(message.headers))
-        try:
-            reply = await self._run(command)
-        except asyncio.CancelledError:
-            await self._answer(message, _refusal("the service is stopping"))
-            raise
-        await self._answer(message, reply)
+        template = f"{self._subjects.root(Root.COMMANDS)}.{command.name}.{{user}}.{{resource}}"
+        with tracing.serving(command.name, template):
+            try:
+                reply = await self._run(command)
+            except asyncio.CancelledError:
+                await self._answer(message, _refusal("the service is stopping"))
+                raise
+            await self._answer(message, reply)
 
     def _read(self, message: Message) -> Command:
         name, user, resource = self._subjects.parse_command(message.subject)
@@ -201,12 +204,15 @@ class Commands:
         return Command(name, user, resource, request.id, request.timestamp, request.data)
 
     async def _run(self, command: Command) -> CommandReply:
+        span = trace.get_current_span()
         try:
             async with asyncio.timeout(self._deadline) as limit:
                 await self._handlers[command.name](command)
         except Refused as refused:
+            span.set_attribute("natsbridge.command.refused", str(refused.code))
             return _refusal(refused.reason, refused.code)
-        except Exception:
+        except Exception as error:
+            tracing.mark(span, TimeoutError() if limit.expired() else error)
             if limit.expired():
                 log.error("%s took over %g s and was stopped", command.name, self._deadline)
                 return _refusal("the service took too long")

@@ -3,8 +3,9 @@ set up its SDK.
 
 An event is one ``send <type>`` (PRODUCER), from its validation to the stream's acknowledgement, and
 carries that span's context. What goes through the spool has another for its forwarding, linked to
-the first. Names and attributes are those of the messaging conventions,
-https://opentelemetry.io/docs/specs/semconv/messaging/. No span holds a user's id or event data.
+the first. A command is one ``command <name>`` (SERVER) while its handler runs. Names and attributes
+are those of the messaging conventions, https://opentelemetry.io/docs/specs/semconv/messaging/. No
+span holds a user's id or event data.
 """
 
 from __future__ import annotations
@@ -91,12 +92,33 @@ def sends() -> Iterator[Sends]:
 
 
 def fail(span: Span, error: BaseException) -> None:
-    """End a span with an error: its type, or why the event is not valid."""
+    """End a span with an error, see :func:`mark`."""
+    mark(span, error)
+    span.end()
+
+
+def mark(span: Span, error: BaseException) -> None:
+    """Give a span an error: its type, or why the event is not valid."""
     if span.is_recording():
         why = error.reason if isinstance(error, InvalidEvent) else type(error).__name__
         span.set_attribute("error.type", str(why))
         span.set_status(Status(StatusCode.ERROR, str(error)[:256]))
-    span.end()
+
+
+@contextmanager
+def serving(command: str, template: str) -> Iterator[Span]:
+    """The span of a command that is answered, a child of what is current, and current itself: what
+    the handler publishes is below it.
+    """
+    attributes = {
+        "messaging.system": "nats",
+        "messaging.operation.type": "process",
+        "messaging.operation.name": "answer",
+        "messaging.destination.template": template,
+    }
+    span = tracer.start_span(f"command {command}", kind=SpanKind.SERVER, attributes=attributes)
+    with trace.use_span(span, end_on_exit=True, record_exception=False):
+        yield span
 
 
 def retried(span: Span, failures: int, why: BaseException, seconds: float) -> None:

@@ -44,6 +44,14 @@ def sampled(headers: bytes, lower: bytes) -> bytes:
     return value if _FORM.fullmatch(value) else b""
 
 
+def well_formed(value: str | None) -> bytes:
+    """Return a ``traceparent`` that somebody gave as bytes, empty where it has not the form."""
+    if value is None or len(value) != LENGTH or not value.isascii():
+        return b""
+    found = value.encode()
+    return found if _FORM.fullmatch(found) else b""
+
+
 def splice_traceparent(payload: bytes, traceparent: bytes) -> bytes:
     """Return an event's JSON text with this ``traceparent``, unless it has one, a null even.
 

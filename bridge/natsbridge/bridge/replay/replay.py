@@ -13,6 +13,7 @@ import logging
 import math
 import random
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
@@ -432,4 +433,7 @@ class Replay:
 
     def _say(self, order: Order, cursor: str | None) -> None:
         if not order.quiet:
+            took = time.monotonic() - order.began
+            env = self._session.env
+            env.observer.resumed(order.trace, took, order.replayed, order.reason)
             self._session.say(order.answer(cursor, self._session.env.hub.order.cursor))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from natsbridge.bridge.nats.history import EVERYTHING
@@ -37,6 +38,9 @@ class Order:
     last: int = 0
     reply_to: str | None = None
     quiet: bool = False
+    trace: bytes = b""
+    """The ``traceparent`` of whoever asked for it."""
+    began: float = field(default_factory=time.monotonic)
     placed: str = ""
     """The identity of the stream in which its begin was found."""
     skip: int = 0

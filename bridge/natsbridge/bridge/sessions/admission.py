@@ -27,6 +27,7 @@ from natsbridge.bridge.websocket.upgrade import Admitted, Handshake, Refused
 from natsbridge.schemas import codes
 from natsbridge.schemas.codes import ErrorCode
 from natsbridge.schemas.replies import error
+from natsbridge.schemas.trace import well_formed
 
 SUBPROTOCOL: Final = "bridge.v1"
 RETRY_FULL: Final = 5
@@ -95,6 +96,7 @@ class Admission:
             ),
             direct=direct == "on",
             cursor=asked.get("cursor", [None])[-1],
+            trace=well_formed(handshake.headers.get("traceparent")),
         )
         brought = _brought(handshake, asked.get("ticket", [None])[-1], path_token)
         if isinstance(brought, Refused):

@@ -89,6 +89,8 @@ class Introduction:
     address: str
     direct: bool = True
     cursor: str | None = field(default=None)
+    trace: bytes = b""
+    """The client's ``traceparent``."""
 
     @property
     def after(self) -> Cursor | None:

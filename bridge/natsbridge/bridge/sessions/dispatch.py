@@ -38,6 +38,7 @@ from natsbridge.schemas.replies import (
     SubscriptionAcknowledged,
     error,
 )
+from natsbridge.schemas.trace import well_formed
 
 if TYPE_CHECKING:
     from natsbridge.bridge.sessions.session import Session
@@ -99,7 +100,7 @@ def receive(session: Session, data: bytes, is_text: bool) -> None:
     effect: Effect | None = None
     try:
         effect = handle(message, view)
-        _apply(session, effect, identity)
+        _apply(session, effect, identity, message.traceparent)
     except Exception:
         sorry = error(ErrorCode.INTERNAL_ERROR, "Internal server error", reply_to=message.id)
         if isinstance(effect, Change):
@@ -131,7 +132,7 @@ def _refuse(session: Session, answer: Error) -> None:
         session.errors_in_row = 0  # the message itself was in order
 
 
-def _apply(session: Session, effect: Effect, identity: Identity) -> None:
+def _apply(session: Session, effect: Effect, identity: Identity, trace: str | None) -> None:
     match effect:
         case Answer(Error() as reply):
             _refuse(session, reply)
@@ -142,7 +143,7 @@ def _apply(session: Session, effect: Effect, identity: Identity) -> None:
             if any(reply.type == "error" for reply in effect.replies):
                 session.error_count += 1
             session.errors_in_row = 0
-            _change(session, effect)
+            _change(session, effect, trace)
         case Ask():
             _ask(session, effect, identity)
         case Renew(message):
@@ -152,8 +153,9 @@ def _apply(session: Session, effect: Effect, identity: Identity) -> None:
             session.errors_in_row = 0
 
 
-def _change(session: Session, change: Change) -> None:
+def _change(session: Session, change: Change, trace: str | None) -> None:
     identity, replies = session.identity, change.replies
+    began = session.env.clock()
     assert identity is not None
     before = frozenset(session.wishes.keys)
     # Stored events come before live ones: what comes in from here on waits for them.
@@ -173,7 +175,7 @@ def _change(session: Session, change: Change) -> None:
     def confirmed(done: bool) -> None:
         if session.state is not State.OPEN or session.identity is None:
             return
-        if session.wishes.confirmed(named, done, session.identity.grants):
+        if sent := session.wishes.confirmed(named, done, session.identity.grants):
             session.wishes.begin(wanted - before)
             flow.set_paces(session, change.paces)
             for reply in replies:
@@ -192,7 +194,15 @@ def _change(session: Session, change: Change) -> None:
                     reply_to=replies[0].reply_to,
                 )
             )
+        failed = next((each for each in replies if isinstance(each, Error)), None)
+        session.env.observer.acknowledged(
+            trace,
+            len(session.wishes.patterns),
+            session.env.clock() - began,
+            ("" if failed is None else failed.data.code) if sent else ErrorCode.SERVICE_UNAVAILABLE,
+        )
         if replay is not None and order is not None:
+            order.trace = well_formed(trace)
             replay.order(order)
 
     # Also where nothing is new: answers keep their order, and a pattern may still be waiting.

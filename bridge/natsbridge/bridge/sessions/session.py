@@ -240,13 +240,12 @@ class Session:
         env.hub.everybody.add(self.outbox)
         self._socket.put(text_frame(greeting(self, identity, reply_to)))
         if replay is not None:
-            replay.order(Order(frozenset({DIRECT}), after))
+            replay.order(Order(frozenset({DIRECT}), after, trace=self.intro.trace))
         elif self.intro.cursor is not None:
             self.send(cursor_malformed(None, self.cursor))
         registry = env.registry
-        env.observer.opened(
-            self, len(registry), registry.count_of(identity.user_id), identity.email
-        )
+        of_user = registry.count_of(identity.user_id)
+        env.observer.opened(self, len(registry), of_user, identity.email, self.intro.trace)
         early, self._early = self._early, None
         if early is not None:
             self._socket.start(self)
@@ -283,6 +282,7 @@ class Session:
     def _leave(self, ended: tuple[int, str]) -> None:
         # Nothing is delivered from here on, and NATS interest is given back.
         env, identity = self.env, self.identity
+        never_open = None if self.state is State.OPEN else self.intro.trace
         self.state = advance(self.state, State.CLOSED)
         self._early = self._intake = None
         if self.replay is not None:
@@ -304,7 +304,8 @@ class Session:
             env.interests.release(self._unit)
             self._unit = None
         env.registry.remove(self, self.user_id)
-        env.observer.ended(self, *ended, len(env.registry), self._socket.acknowledged)
+        total, sent = len(env.registry), self._socket.acknowledged
+        env.observer.ended(self, *ended, total, sent, never_open)
 
     def _give_back(self) -> None:
         try:

@@ -22,6 +22,7 @@ from natsbridge.bridge.telemetry.histograms import Histogram
 from natsbridge.bridge.telemetry.lines import INTERVAL, OTHER, Lines, Tally, cut
 from natsbridge.schemas.codes import CLOSE_CODES, INVALID_TOKEN, SLOW_CONSUMER, ErrorCode
 from natsbridge.schemas.commands import CLIENT_MESSAGE_TYPES
+from natsbridge.schemas.trace import well_formed
 
 log = logging.getLogger("natsbridge.clients")
 admins = logging.getLogger("natsbridge.admin")
@@ -71,6 +72,20 @@ class Client(Protocol):
     def address(self) -> str: ...
 
 
+class Spans(Protocol):
+    """Makes spans of what is over; ``took`` is in seconds, ``trace`` the client's ``traceparent``,
+    empty without one, and ``error`` is empty where all is well.
+    """
+
+    def connected(
+        self, took: float, trace: bytes, *, status: int = 101, code: int = 0, error: str = ""
+    ) -> None: ...
+
+    def subscribed(self, trace: bytes, patterns: int, took: float, error: str) -> None: ...
+
+    def resumed(self, trace: bytes, took: float, replayed: int, reason: str | None) -> None: ...
+
+
 class Observer:
     """Counts and log lines of one process."""
 
@@ -82,6 +97,8 @@ class Observer:
         networks: Iterable[Network] = (),
     ) -> None:
         """``rate`` is that of :class:`Lines`; ``networks`` are the trusted proxies'."""
+        self.spans: Spans | None = None
+        """What makes spans of connections and their messages, while tracing is on."""
         self.lines: Final = Lines(log, rate=rate, clock=clock)
         self._networks: Final = tuple(networks)
         self._clock: Final = clock
@@ -116,9 +133,13 @@ class Observer:
 
     # Connections.
 
-    def opened(self, client: Client, total: int, of_user: int, email: str | None) -> None:
-        """A client is known and has got ``connection.established``."""
+    def opened(
+        self, client: Client, total: int, of_user: int, email: str | None, trace: bytes = b""
+    ) -> None:
+        """A client is known and has got ``connection.established``; ``trace`` is its own."""
         self.established += 1
+        if self.spans is not None:
+            self.spans.connected(time.time() - client.connected_at, trace)
         self.lines.say(
             logging.INFO,
             Line.OPENED,
@@ -132,10 +153,24 @@ class Observer:
             address=client.address,
         )
 
-    def ended(self, client: Client, code: int, by: str, total: int, sent: int | None) -> None:
-        """A connection is over; ``sent`` are the bytes that its client's system acknowledged."""
+    def ended(
+        self,
+        client: Client,
+        code: int,
+        by: str,
+        total: int,
+        sent: int | None,
+        never_open: bytes | None = None,
+    ) -> None:
+        """A connection is over; ``sent`` are the bytes that its client's system acknowledged, and
+        ``never_open`` is the client's trace where it was never established.
+        """
         told = self._count_close(code, by)
         row = CLOSE_CODES.get(code)
+        if self.spans is not None and never_open is not None:
+            why = told if row is None else row.name
+            took = time.time() - client.connected_at
+            self.spans.connected(took, never_open, code=code, error=why)
         self.lines.say(
             logging.WARNING if code == SLOW_CONSUMER.code and by == "bridge" else logging.INFO,
             Line.CLOSED,
@@ -176,6 +211,9 @@ class Observer:
         self, status: int, reason: str, *, peer: str, target: str, headers: Mapping[str, str]
     ) -> None:
         """A handshake was answered by HTTP; ``peer`` is the other end of its connection."""
+        if self.spans is not None:
+            trace = well_formed(headers.get("traceparent"))
+            self.spans.connected(0.0, trace, status=int(status), error=reason)
         self.refused.add((str(int(status)), reason))
         address = client_address(peer, headers.get("x-forwarded-for"), self._networks)
         self.lines.say(
@@ -203,6 +241,8 @@ class Observer:
             self.errors.add(str(ErrorCode.TOKEN_INVALID))  # which says why, before the close
         if code is not None and not connection_id:
             self._count_close(code, "bridge")  # else its session is told of
+            if self.spans is not None:
+                self.spans.connected(0.0, b"", code=code, error=CLOSE_CODES[code].name)
         self.lines.say(
             logging.INFO,
             Line.TOKEN_REFUSED,
@@ -271,6 +311,18 @@ class Observer:
             },
             address=client.address,
         )
+
+    def acknowledged(self, trace: str | None, patterns: int, took: float, error: str) -> None:
+        """A change of subscriptions was answered, with an ``error`` or without; ``took`` seconds
+        after it was asked for.
+        """
+        if self.spans is not None:
+            self.spans.subscribed(well_formed(trace), patterns, took, error)
+
+    def resumed(self, trace: bytes, took: float, replayed: int, reason: str | None) -> None:
+        """A replay is through: so many events in ``took`` seconds, and why not all came."""
+        if self.spans is not None:
+            self.spans.resumed(trace, took, replayed, reason)
 
     def commanded(self, client: Client, command: str, resource: str, outcome: str) -> None:
         """A command came back from its service: ``accepted``, or an error code."""

@@ -125,20 +125,46 @@ class Tracing:
         span.set_status(Status(StatusCode.ERROR, str(error)[:256]))
         span.end()
 
-    def done(
-        self,
-        name: str,
-        kind: SpanKind,
-        took: float,
-        attributes: Attributes,
-        *,
-        link: SpanContext | None = None,
-        parent: SpanContext | None = None,
-        error: str = "",
+    def connected(
+        self, took: float, trace: bytes, *, status: int = 101, code: int = 0, error: str = ""
     ) -> None:
-        """Something is over that began ``took`` seconds ago; ``error`` is why it failed."""
-        span = self.begin(name, kind, attributes, link=link, parent=parent, ago=took)
-        end(span, error)
+        """A handshake came to something: ``connect``; ``code`` is that of its close, if any."""
+        told: dict[str, Any] = {"http.response.status_code": status}
+        if code:
+            told["natsbridge.close.code"] = code
+        self._over("connect", took, trace, told, error)
+
+    def subscribed(self, trace: bytes, patterns: int, took: float, error: str) -> None:
+        """A change of subscriptions was answered: ``subscribe``, with what is held now."""
+        self._over("subscribe", took, trace, {"natsbridge.patterns": patterns}, error)
+
+    def resumed(self, trace: bytes, took: float, replayed: int, reason: str | None) -> None:
+        """A replay is through: ``resume``."""
+        told = {
+            "natsbridge.replay": True,
+            "natsbridge.replay.events": replayed,
+            "natsbridge.replay.recovered": reason is None,
+        }
+        self._over("resume", took, trace, told, reason or "")
+
+    def _over(
+        self, name: str, took: float, trace: bytes, attributes: Attributes, error: str
+    ) -> None:
+        # A client's trace is linked and not gone on with: whether this one is sampled is not the
+        # client's to say.
+        link = remote(trace) if trace else None
+        end(self.begin(name, SpanKind.SERVER, attributes, link=link, ago=took), error)
+
+    def command(self, name: str, template: str, trace: bytes) -> Span:
+        """Start the span of a command on its way to its service, as a child of the client's."""
+        told = {
+            "messaging.system": "nats",
+            "messaging.operation.type": "send",
+            "messaging.operation.name": "request",
+            "messaging.destination.template": template,
+        }
+        parent = remote(trace) if trace else None
+        return self.begin(f"command {name}", SpanKind.CLIENT, told, parent=parent)
 
     def begin(
         self,
@@ -164,6 +190,12 @@ class Tracing:
         user = ".{user}" if audience is Audience.USER else ""
         resource = "{resource}" if about else NO_RESOURCE
         return f"{self._roots[stored]}.{audience}{user}.{name}.{resource}"
+
+
+def header_of(span: Span) -> str:
+    """Return the ``traceparent`` of a span."""
+    context = span.get_span_context()
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
 def end(span: Span, error: str = "") -> None:
